@@ -1,0 +1,36 @@
+"""Whatever scores or prefers completions: rules, reward models, policies, judges, people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from sawyer.data.records import Prompt
+
+
+@runtime_checkable
+class Feedback(Protocol):
+    """A source of scores. Takes batches and keeps their order; knows nothing of threads or processes."""
+
+    name: str
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+        """One number for each completion of each prompt, higher is better."""
+        ...
+
+
+def prefer(feedback: Feedback, prompts: Sequence[Prompt], pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """P(first beats second) for one pair a prompt: the source's own `prefer` where it has one, else Bradley-Terry.
+
+    A score r is read as a logit: P(a beats b) = sigmoid(r_a - r_b) (Bradley & Terry 1952), so swapping a pair gives
+    exactly 1 - P.
+    """
+    own = getattr(feedback, "prefer", None)
+    if own is not None:
+        return own(prompts, pairs)
+    return [sigmoid(a - b) for a, b in feedback.score(prompts, pairs)]
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
