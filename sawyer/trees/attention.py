@@ -1,0 +1,209 @@
+"""Tree attention: completion k sees the prompt and itself, never its siblings, nor any other tree of the row.
+
+It is an attention implementation registered with transformers, so any decoder works unchanged: the layout of the row
+travels as the keyword argument `tree_layout` from the model's forward to every layer. Three kernels, one meaning:
+
+* `_dense`: each tree's scores as one matrix product. Fastest for the short trees of preference data, and the only one
+  that knows soft-capping. Memory grows with the square of a tree's length.
+* `_sdpa`: each tree through PyTorch's scaled_dot_product_attention with a mask; for long trees.
+* `_flex`: the whole row through FlexAttention with a block mask; on CUDA.
+
+Shapes: B = 1 row, H query heads, G key heads (H / G query heads share one), T packed tokens, L tokens of one tree,
+D head size.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from sawyer.errors import SawyerError
+from sawyer.trees.tree import Branches, Layout
+
+NAME = "sawyer_tree"
+DENSE_UP_TO = 1024  # tokens in a tree; beyond, the scores of one tree outgrow the caches and SDPA wins
+
+
+def tree_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    tree_layout: Layout | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    position_ids: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention over a packed row, in the signature transformers asks for.
+
+    Args:
+        query: `[1, H, T, D]`; `key`, `value`: `[1, G, T, D]`.
+        scaling: multiplies the scores, 1 / sqrt(D) when None.
+        dropout: must be 0; Sawyer trains without attention dropout.
+        tree_layout: the shape of the row. Architectures that do not hand keyword arguments down to their attention
+            still hand down `position_ids`, and find it there.
+        sliding_window: a query sees keys less than this many positions back.
+        softcap: scores become `softcap * tanh(scores / softcap)` (Gemma 2).
+
+    Returns:
+        `[1, T, H, D]` and no attention weights.
+    """
+    layout = tree_layout if tree_layout is not None else getattr(position_ids, "tree_layout", None)
+    if layout is None:
+        raise SawyerError(
+            f"{type(module).__name__} does not pass keyword arguments to its attention, so trees cannot be packed for it"
+        )
+    if dropout and module.training:
+        raise SawyerError("tree attention has no dropout; set the model's attention dropout to 0")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    window = None if sliding_window is None or sliding_window >= layout.length else int(sliding_window)
+    if query.device.type == "cuda":
+        return _flex(query, key, value, layout, scale, window, softcap).transpose(1, 2), None
+    outputs = []
+    for tree in layout.trees:
+        rows = slice(tree.start, tree.start + tree.length)
+        part = query[:, :, rows], key[:, :, rows], value[:, :, rows]
+        if tree.length <= DENSE_UP_TO or softcap is not None:
+            outputs.append(_dense(*part, layout, tree, scale, window, softcap))
+        else:
+            outputs.append(_sdpa(*part, layout, tree, scale, window))
+    return torch.cat(outputs, dim=1), None
+
+
+def tree_mask(tree: Branches, window: int | None = None, device: torch.device | str = "cpu") -> torch.Tensor:
+    """`[L, L]` True where a query (row) may look at a key (column): the definition all kernels follow."""
+    branch = torch.tensor([-1, *range(len(tree.completions))]).repeat_interleave(
+        torch.tensor([tree.prompt, *tree.completions])
+    )
+    order = torch.arange(tree.length)
+    seen = (order[:, None] >= order) & ((branch == -1)[None, :] | (branch[:, None] == branch))
+    if window is not None:
+        first = torch.tensor([0, *[tree.prompt] * len(tree.completions)])
+        begin = torch.tensor([0, *[tree.prompt + sum(tree.completions[:k]) for k in range(len(tree.completions))]])
+        position = order - begin[branch + 1] + first[branch + 1]
+        seen &= position[:, None] - position < window
+    return seen.to(device)
+
+
+class _DenseAttention(torch.autograd.Function):
+    """softmax(scale * q k^T + bias) v with the query heads of a key head stacked, so keys are never copied.
+
+    The attention probabilities are kept for the backward in the compute precision.
+    """
+
+    @staticmethod
+    def forward(ctx, q_G_M_D, k_G_L_D, v_G_L_D, bias_M_L, scale):  # type: ignore[no-untyped-def]
+        scores = torch.baddbmm(bias_M_L, q_G_M_D, k_G_L_D.transpose(1, 2), alpha=scale)
+        p_G_M_L = torch.softmax(scores, dim=-1)
+        ctx.save_for_backward(q_G_M_D, k_G_L_D, v_G_L_D, p_G_M_L)
+        ctx.scale = scale
+        return torch.bmm(p_G_M_L, v_G_L_D)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def, override]
+        q, k, v, p = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_v = torch.bmm(p.transpose(1, 2), grad)
+        grad_s = torch._softmax_backward_data(torch.bmm(grad, v.transpose(1, 2)), p, -1, p.dtype)
+        grad_q = torch.bmm(grad_s, k).mul_(ctx.scale)
+        grad_k = torch.bmm(grad_s.transpose(1, 2), q).mul_(ctx.scale)
+        return grad_q, grad_k, grad_v, None, None
+
+
+def _dense(query, key, value, layout, tree, scale, window, softcap):  # type: ignore[no-untyped-def]
+    """`[1, L, H, D]` of one tree by plain matrix products."""
+    _, heads, length, size = query.shape
+    groups = key.shape[1]
+    share = heads // groups
+    q = query[0].reshape(groups, share * length, size)
+    k, v = key[0], value[0]
+    bias = _bias(layout, tree, window, query.dtype, share, groups)
+    if softcap is None:
+        out = _DenseAttention.apply(q, k, v, bias, scale)
+    else:
+        scores = torch.bmm(q, k.transpose(1, 2)).mul(scale / softcap).tanh().mul(softcap) + bias
+        out = torch.bmm(scores.softmax(-1, dtype=torch.float32).to(v.dtype), v)
+    return out.view(heads, length, size).transpose(0, 1)[None]
+
+
+def _bias(layout: Layout, tree: Branches, window: int | None, dtype: torch.dtype, share: int, groups: int) -> torch.Tensor:
+    """`[G, share * L, L]`, 0 where seen and -inf elsewhere; made once a row and shape."""
+    key = (tree.prompt, tree.completions, window, dtype, share)
+    if key not in layout.cache:
+        unseen = ~tree_mask(tree, window, layout.device)
+        bias = torch.zeros(unseen.shape, dtype=dtype, device=layout.device).masked_fill_(unseen, -math.inf)
+        layout.cache[key] = bias.repeat(share, 1)
+    return layout.cache[key].expand(groups, -1, -1)
+
+
+def _sdpa(query, key, value, layout, tree, scale, window):  # type: ignore[no-untyped-def]
+    """`[1, L, H, D]` of one tree through scaled_dot_product_attention."""
+    cached = ("mask", tree.prompt, tree.completions, window)
+    if cached not in layout.cache:
+        layout.cache[cached] = tree_mask(tree, window, layout.device)
+    share = query.shape[1] // key.shape[1]
+    if share > 1:  # several times as fast as enable_gqa on the CPU
+        key, value = key.repeat_interleave(share, 1), value.repeat_interleave(share, 1)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=layout.cache[cached], scale=scale)
+    return out.transpose(1, 2)
+
+
+def _flex(query, key, value, layout, scale, window, softcap):  # type: ignore[no-untyped-def]
+    """`[1, H, T, D]` of the whole row through FlexAttention."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    cached = ("flex", window)
+    if cached not in layout.cache:
+        tree_T, branch_T = layout.tree_T, layout.branch_T
+        position_T = _positions(layout)
+
+        def seen(b, h, q, k):  # type: ignore[no-untyped-def]
+            visible = (tree_T[q] == tree_T[k]) & (q >= k) & ((branch_T[k] < 0) | (branch_T[q] == branch_T[k]))
+            return visible if window is None else visible & (position_T[q] - position_T[k] < window)
+
+        layout.cache[cached] = create_block_mask(seen, None, None, layout.length, layout.length, device=str(layout.device))
+    score_mod = None
+    if softcap is not None:
+
+        def score_mod(score, b, h, q, k):  # type: ignore[no-untyped-def]
+            return softcap * torch.tanh(score / softcap)
+
+    kernel = _compiled_flex() if query.device.type == "cuda" else flex_attention
+    return kernel(
+        query, key, value, score_mod=score_mod, block_mask=layout.cache[cached], scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+
+
+_FLEX: list[Any] = []
+
+
+def _compiled_flex() -> Any:
+    if not _FLEX:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        _FLEX.append(torch.compile(flex_attention, dynamic=True))
+    return _FLEX[0]
+
+
+def _positions(layout: Layout) -> torch.Tensor:
+    positions = []
+    for tree in layout.trees:
+        positions.append(torch.arange(tree.prompt))
+        positions.extend(torch.arange(tree.prompt, tree.prompt + length) for length in tree.completions)
+    return torch.cat(positions).to(layout.device)
+
+
+AttentionInterface.register(NAME, tree_attention)
+# No mask of transformers' own: the layout says it all, and a T x T mask must never exist.
+AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)

@@ -1,0 +1,121 @@
+"""Log-probs of the scored tokens only, without ever holding a [T, vocab] or even an [N, vocab] tensor.
+
+The vocabulary is walked in tiles: logits of a tile live just long enough to enter a running log-sum-exp, and the
+backward makes them again. Memory is bounded by `TOKENS * TILE` numbers whatever the batch and the vocabulary, and the
+head's weights stream through the caches once a pass.
+
+Shapes: N scored tokens, D hidden size, V vocabulary, n <= TOKENS, v <= TILE.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+TOKENS = 2048
+TILE = 4096
+
+
+def token_logprobs(
+    hidden_N_D: torch.Tensor,
+    head: nn.Module,
+    target_N: torch.Tensor,
+    *,
+    softcap: float | None = None,
+    scale: float = 1.0,
+) -> torch.Tensor:
+    """`[N]` float32: log softmax(logits)[target], logits = softcap(scale * head(hidden)).
+
+    Args:
+        hidden_N_D: the hidden states that predict the scored tokens.
+        head: the model's output embedding. A plain linear layer takes the tiled path; anything else (an adapter on
+            the head, say) is called as it is, in checkpointed chunks of tokens.
+        target_N: the scored tokens.
+        softcap: final logit soft-capping (Gemma 2), None for none.
+        scale: multiplies the logits before the cap (Granite, Cohere).
+    """
+    if type(head) is nn.Linear:
+        return _TiledLogprobs.apply(hidden_N_D, head.weight, head.bias, target_N, softcap, scale)
+
+    def plain(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        logits = head(hidden).float() * scale
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        return -F.cross_entropy(logits, target, reduction="none")
+
+    parts = zip(hidden_N_D.split(256), target_N.split(256), strict=True)
+    return torch.cat([checkpoint(plain, hidden, target, use_reentrant=False) for hidden, target in parts])
+
+
+def _tiles(weight_V_D: torch.Tensor, bias_V: torch.Tensor | None):  # type: ignore[no-untyped-def]
+    for start in range(0, weight_V_D.shape[0], TILE):
+        rows = slice(start, start + TILE)
+        yield rows, weight_V_D[rows], None if bias_V is None else bias_V[rows]
+
+
+def _logits(hidden, weight, bias, softcap, scale):  # type: ignore[no-untyped-def]
+    """Float32 logits of one tile."""
+    logits = F.linear(hidden, weight, bias).float()
+    if scale != 1.0:
+        logits = logits.mul_(scale)
+    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
+
+
+class _TiledLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale):  # type: ignore[no-untyped-def]
+        hidden_N_D = hidden_N_D.to(weight_V_D.dtype)
+        normaliser_N = torch.empty(hidden_N_D.shape[0], dtype=torch.float32, device=hidden_N_D.device)
+        picked_N = torch.zeros_like(normaliser_N)
+        for begin in range(0, hidden_N_D.shape[0], TOKENS):
+            part = slice(begin, begin + TOKENS)
+            hidden, target = hidden_N_D[part], target_N[part]
+            sums = []
+            for rows, weight, bias in _tiles(weight_V_D, bias_V):
+                logits = _logits(hidden, weight, bias, softcap, scale)
+                inside = (target >= rows.start) & (target < rows.start + weight.shape[0])
+                where = (target - rows.start).clamp_(0, weight.shape[0] - 1)
+                picked = logits.gather(1, where[:, None])[:, 0]
+                picked_N[part] += torch.where(inside, picked, torch.zeros_like(picked))
+                sums.append(torch.logsumexp(logits, dim=1))
+            normaliser_N[part] = torch.logsumexp(torch.stack(sums), dim=0)
+        ctx.save_for_backward(hidden_N_D, weight_V_D, bias_V, target_N, normaliser_N)
+        ctx.softcap, ctx.scale = softcap, scale
+        return picked_N - normaliser_N
+
+    @staticmethod
+    def backward(ctx, grad_N):  # type: ignore[no-untyped-def, override]
+        hidden_N_D, weight_V_D, bias_V, target_N, normaliser_N = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.zeros_like(hidden_N_D, dtype=torch.float32) if needs_hidden else None
+        grad_weight = torch.empty_like(weight_V_D) if needs_weight else None
+        grad_bias = torch.zeros_like(bias_V) if needs_bias and bias_V is not None else None
+        for begin in range(0, hidden_N_D.shape[0], TOKENS):
+            part = slice(begin, begin + TOKENS)
+            hidden, target, grad = hidden_N_D[part], target_N[part], grad_N[part]
+            for rows, weight, bias in _tiles(weight_V_D, bias_V):
+                logits = _logits(hidden, weight, bias, ctx.softcap, ctx.scale)
+                slope = None if ctx.softcap is None else 1 - (logits / ctx.softcap) ** 2
+                # d log p_target / d logit_v = [v = target] - p_v, so the sign is turned once, here
+                d_logits = logits.sub_(normaliser_N[part, None]).exp_().mul_(-grad[:, None])
+                inside = ((target >= rows.start) & (target < rows.start + weight.shape[0])).nonzero()[:, 0]
+                d_logits[inside, target[inside] - rows.start] += grad[inside]
+                if slope is not None:
+                    d_logits *= slope
+                if ctx.scale != 1.0:
+                    d_logits *= ctx.scale
+                d_logits = d_logits.to(weight.dtype)
+                if grad_hidden is not None:
+                    grad_hidden[part] += d_logits @ weight
+                if grad_weight is not None:
+                    if begin == 0:
+                        torch.mm(d_logits.t(), hidden, out=grad_weight[rows])
+                    else:
+                        grad_weight[rows].addmm_(d_logits.t(), hidden)
+                if grad_bias is not None:
+                    grad_bias[rows] += d_logits.sum(0)
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden.to(hidden_N_D.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None, None

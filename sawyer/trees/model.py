@@ -1,0 +1,75 @@
+"""What every stage trains: a model that takes a packed row of trees and returns one number a token or a completion."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from sawyer.trees import attention
+from sawyer.trees.logprobs import token_logprobs
+from sawyer.trees.tree import TreeBatch
+
+
+class TreeModel(nn.Module):
+    """A transformers model read over packed trees.
+
+    Args:
+        model: any decoder of transformers, with or without peft adapters. Its attention implementation is replaced.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        core: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+        core.set_attn_implementation(attention.NAME)
+        self._core = [core]  # a list, so that the weights are registered once
+
+    @property
+    def core(self) -> PreTrainedModel:
+        """The transformers model under any adapters."""
+        return self._core[0]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def hidden(self, batch: TreeBatch) -> torch.Tensor:
+        """`[T, D]` the last hidden state at every packed position."""
+        position_ids = batch.position_ids[None]
+        position_ids.tree_layout = batch.layout  # type: ignore[attr-defined]
+        output = self.core.base_model(
+            input_ids=batch.input_ids[None],
+            position_ids=position_ids,
+            use_cache=False,
+            tree_layout=batch.layout,
+        )
+        return output.last_hidden_state[0]
+
+
+class TreePolicy(TreeModel):
+    """A causal language model over trees: `policy(batch)` is the log-prob of every scored token, `[N]` float32."""
+
+    def forward(self, batch: TreeBatch) -> torch.Tensor:
+        config = self.core.config
+        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+        return token_logprobs(
+            self.hidden(batch)[batch.predict_index],
+            self.core.get_output_embeddings(),
+            batch.target_ids,
+            softcap=getattr(config, "final_logit_softcapping", None),
+            scale=scale,
+        )
+
+
+class TreeReward(TreeModel):
+    """A sequence classifier over trees: `reward(batch)` is one score a completion, `[C]` float32.
+
+    The score head reads the hidden state of a completion's last token (its end token), found by the layout and never
+    by looking for a pad token.
+    """
+
+    def forward(self, batch: TreeBatch) -> torch.Tensor:
+        hidden = self.hidden(batch)[batch.last_index]
+        head = self.model.score if hasattr(self.model, "score") else self.core.score
+        return head(hidden)[:, 0].float()
