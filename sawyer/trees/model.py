@@ -71,5 +71,8 @@ class TreeReward(TreeModel):
 
     def forward(self, batch: TreeBatch) -> torch.Tensor:
         hidden = self.hidden(batch)[batch.last_index]
-        head = self.model.score if hasattr(self.model, "score") else self.core.score
+        head = self.core.score
+        if type(head) is nn.Linear:  # in float32 whatever the body computes in: two rewards may differ by little
+            bias = None if head.bias is None else head.bias.float()
+            return nn.functional.linear(hidden.float(), head.weight.float(), bias)[:, 0]
         return head(hidden)[:, 0].float()

@@ -1,0 +1,246 @@
+"""The one optimisation loop: SFT, reward models and preference optimisation differ only in the loss they hand it.
+
+An update takes `batch_size` trees, packs them into rows of at most `token_budget` tokens, adds up the gradients of the
+rows, and steps. The loss is a mean over the whole update (over its trees, or over its scored tokens for SFT), whatever
+the packing and the number of processes, so neither changes anything but speed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from sawyer.errors import SawyerError
+from sawyer.journal import Journal
+from sawyer.train.optim import MasterWeights, learning_rate
+from sawyer.train.settings import OptimizerSettings
+from sawyer.trees.model import TreeModel
+from sawyer.trees.tree import TokenTree, TreeBatch, pack
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Terms = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised.
+
+    Attributes:
+        terms: given the model and a packed row, sums over the row's trees (or tokens): `loss`, and any further figures
+            worth a curve. All are divided by the number of units in the update.
+        unit: what the mean is taken over.
+    """
+
+    terms: Callable[[TreeModel, TreeBatch], Terms]
+    unit: Literal["tree", "token"] = "tree"
+
+    def units(self, tree: TokenTree) -> int:
+        return 1 if self.unit == "tree" else tree.scored_tokens
+
+
+def train(
+    model: TreeModel,
+    trees: Sequence[TokenTree],
+    objective: Objective,
+    settings: OptimizerSettings,
+    *,
+    precision: str,
+    seed: int,
+    journal: Journal,
+    title: str,
+    scratch: Path | None = None,
+    validation: Sequence[TokenTree] = (),
+    accelerator: Accelerator | None = None,
+) -> MasterWeights:
+    """Train `model` in place; afterwards it holds the result in compute precision.
+
+    Args:
+        scratch: where checkpoints go; a checkpoint found there is continued, to the bit-same result. None for none.
+        validation: held-out trees, measured every `validate_every` updates and at the end.
+        accelerator: splits the rows of an update over its processes.
+
+    Returns:
+        the float32 master weights (`master_state()` is what to save).
+
+    Raises:
+        SawyerError: no data; the loss is not a number (the last checkpoint is kept).
+    """
+    if not trees:
+        raise SawyerError(f"{title}: there is nothing to train on, the data is empty")
+    torch.manual_seed(seed)
+    total = settings.steps or max(1, round(settings.epochs * len(trees) / settings.batch_size))
+    weights = MasterWeights(model, settings, precision)
+    if settings.gradient_checkpointing:
+        model.core.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if hasattr(model.model, "enable_input_require_grads"):
+            model.model.enable_input_require_grads()
+    checkpoints = Checkpoints(scratch, settings.checkpoint_every, writes=accelerator is None or accelerator.is_main_process)
+    first = checkpoints.resume(weights, journal)
+    reduce = _reducer(accelerator)
+    order = data_order(len(trees), settings.batch_size, total, seed)
+    model.train()
+
+    with journal.progress(total, title, unit="step", start=first) as bar:
+        for step, chosen in enumerate(order):
+            if step < first:
+                continue
+            began = time.perf_counter()
+            batch = [trees[i] for i in chosen]
+            rate = learning_rate(step, total, settings)
+            sums = forward_backward(model, batch, objective, settings.token_budget, weights, accelerator)
+            norm = weights.update(rate, reduce)
+            figures = {name: float(value) for name, value in _shared(sums, reduce).items()}
+            if not math.isfinite(figures["loss"]) or not math.isfinite(norm):
+                raise SawyerError(
+                    f"{title}: the loss is not a number at update {step + 1} of {total}; lower `learning_rate` "
+                    f"(now {settings.learning_rate:g}) or look at the data; {checkpoints.kept()}"
+                )
+            tokens = sum(tree.tokens for tree in batch)
+            speed = tokens / (time.perf_counter() - began)
+            journal.log(
+                step=step + 1, **figures, learning_rate=rate, grad_norm=norm, tokens=tokens, tokens_per_second=speed
+            )
+            bar.advance(loss=figures["loss"], tokens_per_second=speed)
+            last = step + 1 == total
+            if validation and (last or (settings.validate_every and (step + 1) % settings.validate_every == 0)):
+                measured = measure(model, validation, objective, settings.token_budget)
+                journal.log(step=step + 1, **{f"validation/{name}": value for name, value in measured.items()})
+            if not last:
+                checkpoints.after(step + 1, weights, journal)
+    model.eval()
+    return weights
+
+
+def forward_backward(
+    model: TreeModel,
+    batch: Sequence[TokenTree],
+    objective: Objective,
+    token_budget: int,
+    weights: MasterWeights,
+    accelerator: Accelerator | None = None,
+) -> Terms:
+    """Gradients of the mean loss over `batch`, collected in `weights`; returns the mean of each term.
+
+    With several processes each takes every n-th row; the terms and gradients are then this process's share of the sum.
+    """
+    units = sum(objective.units(tree) for tree in batch)
+    rows = pack([tree.tokens for tree in batch], token_budget)
+    if accelerator is not None:
+        rows = rows[accelerator.process_index :: accelerator.num_processes]
+    sums: Terms = {}
+    for row in rows:
+        terms = objective.terms(model, TreeBatch.of([batch[i] for i in row], model.device))
+        (terms["loss"] / units).backward()
+        weights.collect()
+        for name, value in terms.items():
+            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach() / units
+    return sums or {"loss": torch.zeros((), device=model.device)}
+
+
+@torch.no_grad()
+def measure(model: TreeModel, trees: Sequence[TokenTree], objective: Objective, token_budget: int) -> dict[str, float]:
+    """The mean of each term over all `trees`, without gradients."""
+    was_training = model.training
+    model.eval()
+    units = sum(objective.units(tree) for tree in trees)
+    sums: dict[str, float] = {}
+    for row in pack([tree.tokens for tree in trees], token_budget):
+        for name, value in objective.terms(model, TreeBatch.of([trees[i] for i in row], model.device)).items():
+            sums[name] = sums.get(name, 0.0) + float(value) / units
+    model.train(was_training)
+    return sums
+
+
+def data_order(count: int, batch_size: int, total: int, seed: int) -> Iterator[list[int]]:
+    """Indices of each update's trees: one shuffled pass over the data after another, cut into batches end to end."""
+    stream: list[int] = []
+    epoch = 0
+    for _ in range(total):
+        while len(stream) < batch_size:
+            generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+            stream.extend(torch.randperm(count, generator=generator).tolist())
+            epoch += 1
+        yield stream[:batch_size]
+        del stream[:batch_size]
+
+
+class Checkpoints:
+    """Keeps the newest state of a training in a folder, written beside the last and renamed into its place."""
+
+    SECONDS = 120.0
+
+    def __init__(self, folder: Path | None, every: int | None, writes: bool) -> None:
+        self.folder = folder and folder / "checkpoint"
+        self.every = every
+        self.writes = writes
+        self.written = time.monotonic()
+
+    def resume(self, weights: MasterWeights, journal: Journal) -> int:
+        """Load what is there into `weights`, rewind the journal to it, and return the next update's number."""
+        if self.folder is None:
+            return 0
+        if not self.folder.exists() and self.folder.with_suffix(".old").exists():  # killed between the two renames
+            self.folder.with_suffix(".old").rename(self.folder)
+        if not self.folder.exists():
+            return 0
+        state = json.loads((self.folder / "state.json").read_text())
+        tensors = load_file(self.folder / "state.safetensors")
+        torch.set_rng_state(tensors.pop("rng"))
+        weights.load(tensors)
+        journal.rewind(state["position"])
+        return state["step"]
+
+    def after(self, step: int, weights: MasterWeights, journal: Journal) -> None:
+        """Write a checkpoint when one is due."""
+        due = step % self.every == 0 if self.every else time.monotonic() - self.written > self.SECONDS
+        if self.folder is None or not due or not self.writes:
+            return
+        fresh, old = self.folder.with_suffix(".new"), self.folder.with_suffix(".old")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        save_file({**weights.state(), "rng": torch.get_rng_state()}, fresh / "state.safetensors")
+        (fresh / "state.json").write_text(json.dumps({"step": step, "position": journal.position()}))
+        for file in fresh.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        shutil.rmtree(old, ignore_errors=True)
+        if self.folder.exists():
+            self.folder.rename(old)
+        fresh.rename(self.folder)
+        shutil.rmtree(old, ignore_errors=True)
+        self.written = time.monotonic()
+
+    def kept(self) -> str:
+        """What a stopped training can say of its last checkpoint."""
+        if self.folder is None or not self.folder.exists():
+            return "no checkpoint had been written yet"
+        return f"the last good checkpoint is kept in {self.folder}"
+
+
+def _reducer(accelerator: Accelerator | None) -> Callable[[torch.Tensor], None] | None:
+    if accelerator is None or accelerator.num_processes == 1:
+        return None
+
+    def reduce(tensor: torch.Tensor) -> None:
+        torch.distributed.all_reduce(tensor)
+
+    return reduce
+
+
+def _shared(sums: Terms, reduce: Callable[[torch.Tensor], None] | None) -> Terms:
+    if reduce is not None:
+        for name in sorted(sums):
+            reduce(sums[name])
+    return sums
