@@ -135,7 +135,7 @@ def sign_flip_test(differences: ArrayLike, draws: int = 10_000, seed: int = 0) -
         return float(np.mean(np.abs((2 * patterns - 1) @ d) >= threshold))
     rng = np.random.default_rng(seed)
     as_extreme = 0
-    for size in _chunks(draws, n):
+    for size in chunks(draws, n):
         signs = 2.0 * rng.integers(0, 2, (size, n), dtype=np.int8) - 1.0
         as_extreme += int(np.count_nonzero(np.abs(signs @ d) >= threshold))
     return (as_extreme + 1) / (draws + 1)
@@ -242,13 +242,13 @@ def _resampled_means(sums: Vector, counts: Vector, draws: int, seed: int) -> Vec
     rng = np.random.default_rng(seed)
     n = len(sums)
     means = []
-    for size in _chunks(draws, n):
+    for size in chunks(draws, n):
         drawn = rng.integers(0, n, (size, n))
         means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
     return np.concatenate(means)
 
 
-def _chunks(draws: int, width: int) -> list[int]:
+def chunks(draws: int, width: int) -> list[int]:
     """`draws` cut into pieces of at most CHUNK / width."""
     most = max(1, CHUNK // width)
     return [min(most, draws - start) for start in range(0, draws, most)]
