@@ -172,11 +172,11 @@ def _facts(stages: Sequence[Stage]) -> list[tuple[str, str]]:
         manifest = stage.manifest
         if manifest.get("seed") is not None:
             facts.setdefault("seed", []).append(str(manifest["seed"]))
-        for key, prefix in (("hardware", ""), ("versions", "")):
+        for key in ("hardware", "versions"):
             held = manifest.get(key)
             if isinstance(held, Mapping):
                 for name, value in held.items():
-                    facts.setdefault(f"{prefix}{name}", []).append(plain(value))
+                    facts.setdefault(str(name), []).append(plain(value))
             elif held:
                 facts.setdefault(key, []).append(plain(held))
     return [(name, ", ".join(dict.fromkeys(values))) for name, values in facts.items()]
