@@ -1,0 +1,323 @@
+"""From the completions of several policies on the same prompts to a comparison one can trust.
+
+Pure arithmetic: rows in, a JSON-able dictionary out. A row is one completion,
+
+    {"prompt_id": int, "sample": int, "text": str, "tokens": int, "finished": bool,
+     "gold": float | None, "proxy": float | None, "kl": float | None}
+
+where `gold` is the reward that is computed or held out, `proxy` the one the policy was trained on, and `kl` the sum
+over the completion's tokens of log pi(y) - log pi_ref(y) on the policy's own sample, which is the unbiased (k1)
+estimate of KL(pi || pi_ref) per completion, in nats. A missing or NaN number is left out, never counted as zero.
+The order of the rows changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sawyer.errors import SawyerError
+from sawyer.evals import stats
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Row = Mapping[str, Any]
+
+COMPARED = ("gold", "proxy")
+"""What policies are compared by, the one that counts first."""
+MEASURED = ("gold", "proxy", "kl", "tokens")
+"""Numbers of a row whose mean is reported."""
+
+
+def evaluate(
+    rows_by_policy: Mapping[str, Sequence[Row]],
+    baseline: str,
+    *,
+    order: Sequence[str] | None = None,
+    subject: str | None = None,
+    level: float = 0.95,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Every policy by itself, against the baseline and against the policy before it.
+
+    Intervals are over prompts: a cluster bootstrap for means, the clustered Wilson interval for shares. A comparison
+    takes the prompts both policies have, averages each policy's samples of a prompt, and tests the paired differences.
+    Its win rate counts, for each prompt, all pairs of the two policies' samples, ties half. `p_holm` is corrected for
+    all comparisons made by that reward.
+
+    Args:
+        rows_by_policy: each policy's completions.
+        baseline: the policy all others are compared with.
+        order: the policies in the order of the workflow; as given when left out.
+        subject: the policy the headline is about, chosen on other data than these; the last when left out.
+        level: coverage of the intervals.
+        draws: bootstrap resamples and random sign flips.
+        seed: of both.
+
+    Returns:
+        `{"order", "baseline", "subject", "level", "draws", "seed", "policies": {name: figures}, "comparisons": [...]}`.
+        Every figure is `{"mean", "low", "high", "n"}` with n the number of prompts; a bound is None where one prompt
+        alone gives no interval. A figure nothing was measured for is absent.
+
+    Raises:
+        SawyerError: an unknown baseline, subject or order, or a policy without completions.
+    """
+    order = list(rows_by_policy) if order is None else list(order)
+    subject = order[-1] if subject is None and order else subject
+    if sorted(order) != sorted(rows_by_policy):
+        raise SawyerError(f"the order names {', '.join(order)} but there are {', '.join(rows_by_policy)}")
+    for name in (baseline, subject):
+        if name not in rows_by_policy:
+            raise SawyerError(
+                f"there is no policy {name!r} to compare with, only {', '.join(rows_by_policy) or 'none'}"
+            )
+    for name, rows in rows_by_policy.items():
+        if not rows:
+            raise SawyerError(f"policy {name!r} has no completions to evaluate")
+    rows_of = {
+        name: sorted(rows, key=lambda row: (row["prompt_id"], row["sample"])) for name, rows in rows_by_policy.items()
+    }
+
+    policies = {name: _figures(rows_of[name], level, draws, seed) for name in order}
+    comparisons = [
+        {"policy": policy, "against": other, "roles": roles}
+        | _compare(rows_of[policy], rows_of[other], level, draws, seed)
+        for policy, other, roles in _whom_with_whom(order, baseline)
+    ]
+    for column in COMPARED:
+        tested = [comparison[column] for comparison in comparisons if column in comparison]
+        for comparison, p in zip(tested, stats.holm([c["p_value"] for c in tested]), strict=True):
+            comparison["p_holm"] = p
+    return {
+        "order": order,
+        "baseline": baseline,
+        "subject": subject,
+        "level": level,
+        "draws": draws,
+        "seed": seed,
+        "policies": policies,
+        "comparisons": comparisons,
+    }
+
+
+def comparison_of(evaluation: Mapping[str, Any], policy: str, against: str | None = None) -> dict[str, Any] | None:
+    """The comparison of `policy` with another (the baseline when left out), or None when it was not made."""
+    against = evaluation["baseline"] if against is None else against
+    return next((c for c in evaluation["comparisons"] if (c["policy"], c["against"]) == (policy, against)), None)
+
+
+def headline(evaluation: Mapping[str, Any]) -> str:
+    """The result in one honest sentence: the subject against the baseline, by gold reward where there is one."""
+    subject, baseline = evaluation["subject"], evaluation["baseline"]
+    comparison = comparison_of(evaluation, subject)
+    column = next((c for c in COMPARED if comparison and c in comparison), None)
+    if comparison is None or column is None:
+        why = "it is the baseline itself" if subject == baseline else "no reward was measured on prompts both answered"
+        return f"{subject} was not compared with {baseline}: {why}."
+    difference = comparison[column]
+    by = f"{difference['mean']:+.2f}"
+    if difference["low"] is None:
+        return f"No difference shown between {subject} and {baseline}: a single prompt ({by} {column}) has no interval."
+    interval = f"{evaluation['level']:.0%} interval {_span(difference)}".replace("%", " %")
+    size = f"n = {difference['n']} prompts{_samples(evaluation['policies'], (subject, baseline))}"
+    if difference["low"] > 0 or difference["high"] < 0:
+        verb = "beats" if difference["mean"] > 0 else "is worse than"
+        return f"{subject} {verb} {baseline} by {by} {column} reward ({interval}, {size})."
+    seen = difference["detectable"]
+    could = f"; a true difference of {seen:.2f} would have been found four times in five" if seen else ""
+    return f"No difference shown between {subject} and {baseline}: {by} {column} reward ({interval}, {size}){could}."
+
+
+def table(evaluation: Mapping[str, Any]) -> Table:
+    """The policies as a table of at most 80 columns, the interval of each figure under it."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    policies = evaluation["policies"]
+    columns = [c for c in TABLE if c.of_comparison or any(c.key in figures for figures in policies.values())]
+    columns = [c for c in columns if not c.of_comparison or any(c.key in x for x in evaluation["comparisons"])]
+    shown = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    shown.add_column("policy", overflow="fold", min_width=6)
+    for column in columns:
+        shown.add_column(column.title.format(baseline=evaluation["baseline"]), justify="right", overflow="fold")
+    for name in evaluation["order"]:
+        cells = []
+        for column in columns:
+            figure = column.figure(policies[name], comparison_of(evaluation, name))
+            cells.append(Text("–" if figure is None else column.value(figure) + "\n" + column.interval(figure)))
+        shown.add_row(Text(f"{name}\nn={policies[name]['prompts']}"), *cells)
+    return shown
+
+
+class Column:
+    """One column of the table: where its figure is and how it is written."""
+
+    def __init__(self, title: str, key: str, form: str, part: str | None = None) -> None:
+        self.title, self.key, self.form, self.part = title, key, form, part
+        self.of_comparison = part is not None
+
+    def figure(self, figures: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        if self.part is None:
+            return figures.get(self.key)
+        compared = (comparison or {}).get(self.key)
+        return compared if compared is None or self.part == "difference" else compared[self.part]
+
+    def value(self, figure: Mapping[str, Any]) -> str:
+        return format(figure["mean"], self.form)
+
+    def interval(self, figure: Mapping[str, Any]) -> str:
+        if figure["low"] is None:
+            return ""
+        low, high = (format(figure[end], self.form) for end in ("low", "high"))
+        return f"{low.removesuffix('%')}…{high}"
+
+
+TABLE = (
+    Column("gold", "gold", ".2f"),
+    Column("vs {baseline}", "gold", "+.2f", "difference"),
+    Column("wins", "gold", ".0%", "win_rate"),
+    Column("proxy", "proxy", ".2f"),
+    Column("KL", "kl", ".1f"),
+    Column("tokens", "tokens", ".0f"),
+    Column("ended", "finished", ".0%"),
+)
+"""What fits in 80 columns. "wins" is the win rate against the baseline by gold reward."""
+
+
+def _figures(rows: Sequence[Row], level: float, draws: int, seed: int) -> dict[str, Any]:
+    """What one policy does, each figure with its interval over prompts."""
+    figures: dict[str, Any] = {"prompts": len({row["prompt_id"] for row in rows}), "completions": len(rows)}
+    for column in MEASURED:
+        kept = [(row["prompt_id"], float(row[column])) for row in rows if _is_number(row.get(column))]
+        if kept:
+            prompts, values = zip(*kept, strict=True)
+            figures[column] = as_json(stats.bootstrap_mean(values, prompts, level, draws, seed))
+    ended = [(row["prompt_id"], float(row["finished"])) for row in rows if row.get("finished") is not None]
+    if ended:
+        prompts, values = zip(*ended, strict=True)
+        figures["finished"] = as_json(stats.proportion(values, prompts, level))
+    texts: dict[Any, list[list[str]]] = defaultdict(list)
+    for row in rows:
+        texts[row["prompt_id"]].append(words(row["text"]))
+    for n in (1, 2):
+        shares = [share for of_prompt in texts.values() if (share := distinct(of_prompt, n)) is not None]
+        if shares:
+            figures[f"distinct_{n}"] = as_json(stats.bootstrap_mean(shares, None, level, draws, seed))
+    repeated = [(p, r) for p, of_prompt in texts.items() for text in of_prompt if (r := repetition(text)) is not None]
+    if repeated:
+        prompts, values = zip(*repeated, strict=True)
+        figures["repetition"] = as_json(stats.bootstrap_mean(values, prompts, level, draws, seed))
+    return figures
+
+
+def _whom_with_whom(order: Sequence[str], baseline: str) -> list[tuple[str, str, list[str]]]:
+    """(policy, other, what the other is to it), each pair once."""
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for i, policy in enumerate(order):
+        if policy != baseline:
+            pairs.setdefault((policy, baseline), []).append("baseline")
+            if i > 0:
+                pairs.setdefault((policy, order[i - 1]), []).append("previous")
+    return [(policy, other, roles) for (policy, other), roles in pairs.items()]
+
+
+def _compare(rows: Sequence[Row], other: Sequence[Row], level: float, draws: int, seed: int) -> dict[str, Any]:
+    """For gold and proxy: the paired difference by prompt and the win rate. Absent without prompts in common."""
+    compared: dict[str, Any] = {}
+    for column in COMPARED:
+        ours, theirs = _by_prompt(rows, column), _by_prompt(other, column)
+        prompts = [prompt for prompt in ours if prompt in theirs]
+        if not prompts:
+            continue
+        means = [(ours[p].mean(), theirs[p].mean()) for p in prompts]
+        a, b = (np.array(side) for side in zip(*means, strict=True))
+        difference = stats.paired_difference(a, b, level=level, draws=draws, seed=seed)
+        wins = [_share_of_wins(ours[p], theirs[p]) for p in prompts]
+        compared[column] = as_json(difference) | {
+            "p_value": difference.p_value,
+            "effect_size": _or_none(difference.effect_size),
+            "detectable": _detectable(difference),
+            "win_rate": as_json(stats.proportion(wins, level=level)),
+        }
+    return compared
+
+
+def _by_prompt(rows: Sequence[Row], column: str) -> dict[Any, np.ndarray]:
+    values: dict[Any, list[float]] = defaultdict(list)
+    for row in rows:
+        if _is_number(row.get(column)):
+            values[row["prompt_id"]].append(float(row[column]))
+    return {prompt: np.array(of_prompt) for prompt, of_prompt in values.items()}
+
+
+def _share_of_wins(a: np.ndarray, b: np.ndarray) -> float:
+    """The share of pairs (i, j) with a_i > b_j, ties half (Mann & Whitney 1947)."""
+    difference = a[:, None] - b[None, :]
+    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
+def _detectable(difference: stats.Difference) -> float | None:
+    return None if math.isnan(difference.sd) else stats.minimum_detectable_difference(difference.sd, difference.n)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, lower case, without punctuation."""
+    return re.findall(r"\w+", text.lower())
+
+
+def distinct(texts: Iterable[Sequence[str]], n: int) -> float | None:
+    """Distinct-n (Li et al. 2016) of one prompt's completions: different n-grams over all n-grams; None without any.
+
+    Taken by prompt and then averaged, so it does not sink as prompts are added; compare it only between policies with
+    the same number of samples a prompt.
+    """
+    grams = [gram for text in texts for gram in _ngrams(text, n)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def repetition(text: Sequence[str], n: int = 4) -> float | None:
+    """seq-rep-n (Welleck et al. 2020): the share of a completion's n-grams said before; None if too short."""
+    grams = _ngrams(text, n)
+    return 1 - len(set(grams)) / len(grams) if grams else None
+
+
+def _ngrams(text: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]
+
+
+def as_json(estimate: stats.Estimate) -> dict[str, Any]:
+    """An estimate as a JSON object; a bound that does not exist is None."""
+    return {
+        "mean": estimate.mean,
+        "low": _or_none(estimate.low),
+        "high": _or_none(estimate.high),
+        "n": estimate.n,
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _is_number(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _span(figure: Mapping[str, Any]) -> str:
+    return f"{figure['low']:+.2f} to {figure['high']:+.2f}"
+
+
+def _samples(policies: Mapping[str, Any], names: Sequence[str]) -> str:
+    """ " x 2 samples" where both policies answered every prompt equally often, else nothing."""
+    each = {policies[name]["completions"] / policies[name]["prompts"] for name in names}
+    if len(each) != 1 or not (count := each.pop()).is_integer():
+        return ""
+    return f" x {count:.0f} sample{'s' if count > 1 else ''}"
