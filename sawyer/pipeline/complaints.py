@@ -74,13 +74,10 @@ def _written(loc: tuple[str | int, ...], value: Any) -> Location:
     """The parts of pydantic's location that are in the document (it adds names for the branches of a union)."""
     path: list[str | int] = []
     for part in loc:
-        if isinstance(value, dict) and part in value:
+        in_mapping = isinstance(value, dict) and part in value
+        if in_mapping or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
             value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
-            continue
-        path.append(part)
+            path.append(part)
     return tuple(path)
 
 

@@ -51,7 +51,10 @@ class Bar:
     def figures(self) -> str:
         """The rate and the fields, as text."""
         shown = [f"{self.rate:.3g} {self.unit}/s"] if self.done > self._start else []
-        shown += [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in self.fields.items()]
+        shown += [
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self.fields.items()
+        ]
         return ", ".join(shown)
 
 

@@ -31,7 +31,7 @@ class RecipeFile(Settings):
     """One line for `sawyer recipes`."""
     model: str
     """What `base` means in the stages: a hub name, a folder, or a built-in alias."""
-    models: dict[str, str] = {}
+    models: dict[str, str] = Field(default_factory=dict)
     """More models that stages may refer to by name."""
     seed: int = Field(0, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -74,7 +74,7 @@ class Recipe:
             planned.name: {"stage": planned.stage.kind, **planned.settings.model_dump(mode="json")}
             for planned in self.stages
         }
-        top = {"name": self.name, "title": self.title, "model": self.models["base"], "models": models}
+        top: dict[str, Any] = {"name": self.name, "title": self.title, "model": self.models["base"], "models": models}
         top |= {"seed": self.seed, "precision": self.precision, "stages": stages}
         return yaml.dump(top, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
@@ -100,7 +100,9 @@ def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Reci
     path = find_recipe(path_or_name)
     source = read(path)
     if not isinstance(source.value, dict):
-        raise SawyerError(f"{source.where(())}: a recipe is a mapping with `name`, `model` and `stages`, this is not one")
+        raise SawyerError(
+            f"{source.where(())}: a recipe is a mapping with `name`, `model` and `stages`, this is not one"
+        )
     for override in overrides:
         _refuse_unknown_place(override, source)
         source.set(override)
@@ -130,6 +132,22 @@ def bundled_recipes() -> list[Path]:
         if files:
             return files
     return []
+
+
+def outline_of_bundled() -> list[dict[str, Any]]:
+    """Name, title, stage names and file of each bundled recipe, without checking its stages.
+
+    Raises:
+        SawyerError: one of them is malformed YAML or no recipe at all.
+    """
+    outlines = []
+    for path in bundled_recipes():
+        source = read(path)
+        top, complaints = validated(RecipeFile, source.value, (), source)
+        refuse(complaints)
+        assert top is not None
+        outlines.append({"name": path.stem, "title": top.title, "stages": list(top.stages), "file": str(path)})
+    return outlines
 
 
 def _refuse_unknown_place(override: str, source: Source) -> None:

@@ -82,9 +82,9 @@ class Stage:
     help: str = ""
     """One line for people."""
     needs: Callable[[Any], Mapping[str, float]] | None = None
-    """Estimates `{"disk_gb": ..., "memory_gb": ...}` (10^9 bytes) from the settings, checked before any stage starts."""
+    """Estimates `{"disk_gb": ..., "memory_gb": ...}` (10^9 bytes) from the settings; checked before any stage runs."""
     version: int = 1
-    """Raise it when the stage computes something else from the same settings: finished artifacts are then made again."""
+    """Raise it when the same settings come to mean another result: finished artifacts are then made again."""
 
 
 _registered: dict[str, Stage] = {}

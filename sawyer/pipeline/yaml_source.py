@@ -70,7 +70,9 @@ class Source:
         path = path.strip()
         option = f"--set {path}"
         if not equals or not path or not all(path.split(".")):
-            raise SawyerError(f"--set {assignment}: write it as --set name=value, for instance --set stages.sft.epochs=1")
+            raise SawyerError(
+                f"--set {assignment}: write it as --set name=value, for instance --set stages.sft.epochs=1"
+            )
         value = parse(text, option).value
         *parents, last = path.split(".")
         place: Any = self.value
@@ -183,7 +185,7 @@ def _refuse_repeated_keys(loader: _Loader, node: yaml.MappingNode, location: Loc
         key, line = _key(loader, key_node), key_node.start_mark.line + 1
         if key in first:
             name = dotted((*location, key))
-            raise SawyerError(f"{source.file}:{line}: {name} is given twice, first on line {first[key]}; keep one of them")
+            raise SawyerError(
+                f"{source.file}:{line}: {name} is given twice, first on line {first[key]}; keep one of them"
+            )
         first[key] = line
-
-
