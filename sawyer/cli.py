@@ -62,7 +62,7 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(short_help="Run a recipe, or continue it.")
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled recipe.")],
     settings: Annotated[
@@ -77,17 +77,22 @@ def run(
 
     Example: sawyer run quickstart --set seed=1 --out runs/seed-1
     """
+    from sawyer.pipeline.processes import Processes
     from sawyer.pipeline.recipe import load_recipe
     from sawyer.pipeline.run import run_recipe
     from sawyer.pipeline.summary import read_summary
 
+    processes, done = Processes(), False
     try:
         checked = load_recipe(recipe, settings or [])
         folder = run_recipe(checked, out)
+        done = True
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue where it stopped", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    if os.environ.get("RANK", "0") != "0":
+    finally:
+        processes.leave(failed=not done)
+    if not processes.is_main:
         return
     _print_run(read_summary(folder), as_json)
     report = folder / "report.html"
@@ -97,7 +102,7 @@ def run(
         webbrowser.open(report.resolve().as_uri())
 
 
-@app.command()
+@app.command(short_help="List the recipes that come with Sawyer.")
 def recipes(as_json: AsJson = False) -> None:
     """List the recipes that come with Sawyer.
 
@@ -117,7 +122,7 @@ def recipes(as_json: AsJson = False) -> None:
         _print_table(table)
 
 
-@app.command()
+@app.command(short_help="Show the stages and figures of a run.")
 def show(
     run: Annotated[str, typer.Argument(help="A run's folder, or its name in runs/.")],
     as_json: AsJson = False,

@@ -6,6 +6,7 @@ Every process calls the stages' functions; only the main one touches the run fol
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -59,6 +60,17 @@ class Processes:
         """Return when every process has come here."""
         if self.count > 1:
             self._join().wait_for_everyone()
+
+    def leave(self, failed: bool = False) -> None:
+        """Take leave of the other processes at the end of the program, so that none is torn down in mid-sentence.
+
+        After a failure GPUs may still wait for each other, and only a launcher's kill ends that: they are left alone.
+        """
+        torch = sys.modules.get("torch")
+        if self.count > 1 and torch is not None and torch.distributed.is_initialized():
+            if failed and torch.distributed.get_backend() != "gloo":
+                return
+            torch.distributed.destroy_process_group()
 
     def _join(self) -> Any:
         import torch

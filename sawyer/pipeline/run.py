@@ -174,7 +174,8 @@ class _Run:
         name = parse(text, str(mine)).value["name"]
         if name != self.recipe.name:
             raise SawyerError(
-                f"{self.folder} is a run of the recipe '{name}', not of '{self.recipe.name}'; give another folder with --out"
+                f"{self.folder} is a run of the recipe '{name}', not of '{self.recipe.name}'; "
+                "give another folder with --out"
             )
 
     def _inputs(self, planned: PlannedStage) -> dict[str, dict[str, str | None]]:
