@@ -1,0 +1,5 @@
+"""`python -m sawyer` is `sawyer`."""
+
+from sawyer.cli import main
+
+main()

@@ -1,0 +1,179 @@
+"""The command line: every verb parses, calls and prints; what it calls is imported inside, so that help is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sawyer import __version__
+from sawyer.errors import SawyerError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    name="sawyer",
+    help="Take a language model and feedback, return an aligned model, and show how much better it is.\n\n"
+    "Example: sawyer run quickstart",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs and nothing else.")]
+
+
+def main() -> None:
+    """The `sawyer` command: exit code 0, 2 with one sentence for a mistake of the user, 130 when interrupted."""
+    try:
+        app()
+    except SawyerError as error:
+        from sawyer.pipeline.processes import MainProcessFailed
+
+        if not isinstance(error, MainProcessFailed):
+            for line in str(error).splitlines():
+                print(f"error: {line}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except BrokenPipeError:  # the reader of our output (`| head`) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sawyer {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(short_help="Run a recipe, or continue it.")
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a bundled recipe.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a part of the recipe: --set stages.sft.epochs=1"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME without it.")] = None,
+    open_report: Annotated[bool, typer.Option("--open", help="Open the report in a browser at the end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe; run it again to continue what was interrupted, and to repeat only what changed.
+
+    Example: sawyer run quickstart --set seed=1 --out runs/seed-1
+    """
+    from sawyer.pipeline.processes import Processes
+    from sawyer.pipeline.recipe import load_recipe
+    from sawyer.pipeline.run import run_recipe
+    from sawyer.pipeline.summary import read_summary
+
+    processes, done = Processes(), False
+    try:
+        checked = load_recipe(recipe, settings or [])
+        folder = run_recipe(checked, out)
+        done = True
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to continue where it stopped", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        processes.leave(failed=not done)
+    if not processes.is_main:
+        return
+    _print_run(read_summary(folder), as_json)
+    report = folder / "report.html"
+    if open_report and report.exists():
+        import webbrowser
+
+        webbrowser.open(report.resolve().as_uri())
+
+
+@app.command(short_help="List the recipes that come with Sawyer.")
+def recipes(as_json: AsJson = False) -> None:
+    """List the recipes that come with Sawyer.
+
+    Example: sawyer recipes
+    """
+    from sawyer.pipeline.recipe import outline_of_bundled
+
+    found = outline_of_bundled()
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    elif not found:
+        print("No recipes come with this installation; `sawyer run FILE` runs a recipe of your own.")
+    else:
+        table = _table("recipe", "title", "stages")
+        for entry in found:
+            table.add_row(entry["name"], entry["title"], ", ".join(entry["stages"]))
+        _print_table(table)
+
+
+@app.command(short_help="Show the stages and figures of a run.")
+def show(
+    run: Annotated[str, typer.Argument(help="A run's folder, or its name in runs/.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a run: its stages, how far they are, how long they took, and their figures.
+
+    Example: sawyer show runs/quickstart
+    """
+    from sawyer.pipeline.summary import read_summary
+
+    _print_run(read_summary(run), as_json)
+
+
+def _print_run(summary: dict[str, Any], as_json: bool) -> None:
+    from sawyer.pipeline.progress import duration
+
+    if as_json:
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
+        return
+    print(
+        f"{summary['folder']}: {summary['state']}, {duration(summary['wall_seconds'])}. {summary['title']}".rstrip(". ")
+    )
+    table = _table("stage", "kind", "state", "time", "figures")
+    for name, stage in summary["stages"].items():
+        time = duration(stage["wall_seconds"]) if "wall_seconds" in stage else ""
+        table.add_row(name, stage["kind"], stage["state"], time, _headline(stage.get("figures", {})))
+    _print_table(table)
+
+
+def _headline(figures: dict[str, Any]) -> str:
+    """The figures that are single values, as text."""
+    shown = {name: value for name, value in figures.items() if not isinstance(value, (dict, list))}
+    return ", ".join(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in shown.items())
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print_table(table: Table) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,402 @@
+import errno
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import toys
+
+from sawyer.errors import SawyerError
+from sawyer.pipeline import plan as plan_module
+from sawyer.pipeline import stage as stage_module
+from sawyer.pipeline.artifact import finished_artifact
+from sawyer.pipeline.recipe import load_recipe
+from sawyer.pipeline.run import run_recipe
+from sawyer.pipeline.summary import read_summary, take_lock
+
+ALL = ["data", "sft", "reward", "dpo2", "evaluate"]
+
+
+def manifest(folder, stage):
+    return json.loads((folder / stage / "manifest.json").read_text())
+
+
+def test_a_run_makes_one_whole_artifact_for_each_stage(run_toy):
+    folder, ran = run_toy()
+    assert ran == ALL
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*ALL, ".work", "recipe.yaml", "summary.json"])
+    assert [p.name for p in (folder / ".work").iterdir()] == ["lock"]
+    lines = [json.loads(line) for line in (folder / "sft" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 21))
+
+
+def test_the_manifest_says_what_went_in_and_keeps_no_secret(run_toy, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
+    monkeypatch.setattr(sys, "argv", ["/bin/sawyer", "run", "toy", "--set", "stages.x.api_key=hf_verysecret"])
+    folder, _ = run_toy()
+    said = manifest(folder, "sft")
+    assert said["stage"] == "sft"
+    assert said["makes"] == "policy"
+    assert said["settings"]["learning_rate"] == 1e-5
+    assert said["inputs"]["data"]["sha256"] == manifest(folder, "data")["content"]["sha256"]
+    assert said["inputs"]["base"] == {"model": "tiny", "sha256": None}
+    assert set(said["content"]["files"]) == {"config.json", "weights/model.json"}
+    assert {"sawyer", "python", "torch", "transformers", "numpy"} <= set(said["versions"])
+    assert said["hardware"]["cores"] >= 1
+    assert said["hardware"]["memory_gb"] > 0
+    assert said["wall_seconds"] >= 0
+    assert said["cpu_seconds"] >= 0
+    assert said["sessions"] == 1
+    assert said["command"] == "sawyer run toy --set 'stages.x.api_key=***'"
+    assert "verysecret" not in "".join(p.read_text() for p in folder.rglob("*") if p.is_file())
+
+
+def test_the_summary_has_the_headline_numbers(run_toy):
+    folder, _ = run_toy()
+    summary = read_summary(folder)
+    assert summary["state"] == "finished"
+    assert summary["stages"]["sft"]["figures"] == manifest(folder, "sft")["figures"]
+    assert summary["stages"]["evaluate"]["figures"] == {"n": 3, "nested": {"mean": None}}
+    assert all(stage["state"] == "finished" for stage in summary["stages"].values())
+
+
+def test_a_second_run_skips_everything(run_toy, capsys):
+    run_toy()
+    before = manifest(Path("runs/toy"), "evaluate")
+    folder, ran = run_toy()
+    assert ran == []
+    assert "data: done already" in capsys.readouterr().err
+    assert manifest(folder, "evaluate") == before
+
+
+@pytest.mark.parametrize(
+    ("override", "again"),
+    [
+        ("stages.dpo2.epochs=2", ["dpo2", "evaluate"]),
+        ("stages.sft.epochs=2", ["sft", "reward", "dpo2", "evaluate"]),
+        ("stages.reward.steps=5", ["reward", "evaluate"]),
+        ("stages.sft.log_every=3", []),
+        ("title=another", []),
+        ("models.judge=another", []),
+        ("model=another", ["sft", "reward", "dpo2", "evaluate"]),
+        ("seed=1", ALL),
+        ("precision=bf16", ALL),
+    ],
+)
+def test_a_change_runs_again_what_depends_on_it_and_nothing_else(run_toy, override, again):
+    run_toy()
+    folder, ran = run_toy(override)
+    assert ran == again
+    assert run_toy(override)[1] == []
+    assert read_summary(folder)["state"] == "finished"
+
+
+def test_a_result_does_not_depend_on_what_ran_before(run_toy):
+    folder, _ = run_toy("stages.sft.epochs=2", out="runs/a")
+    run_toy(out="runs/b")
+    again, _ = run_toy("stages.sft.epochs=2", out="runs/b")
+    for stage in ALL:
+        assert manifest(folder, stage)["content"] == manifest(again, stage)["content"]
+
+
+def test_stages_of_one_kind_draw_different_numbers(run_toy):
+    folder, _ = run_toy("stages.other={stage: data}")
+    assert (folder / "other/rows.json").read_text() != (folder / "data/rows.json").read_text()
+
+
+def test_an_input_file_counts_by_its_content(run_toy, tmp_path):
+    (tmp_path / "f.txt").write_text("abc")
+    set_file = "stages.data.files=[f.txt]"
+    assert run_toy(set_file)[1] == ALL
+    (tmp_path / "f.txt").touch()
+    assert run_toy(set_file)[1] == []
+    (tmp_path / "f.txt").write_text("abcdef")
+    assert run_toy(set_file)[1] == ALL
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/f.txt").write_text("abcdef")
+    assert run_toy("stages.data.files=[elsewhere/f.txt]")[1] == []
+
+
+def test_a_local_model_counts_by_its_content(run_toy, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "weights").write_text("1")
+    assert run_toy("model=./model")[1] == ALL
+    model.rename(tmp_path / "moved")
+    assert run_toy("model=./moved")[1] == []
+    (tmp_path / "moved" / "weights").write_text("22")
+    assert run_toy("model=./moved")[1] == ["sft", "reward", "dpo2", "evaluate"]
+
+
+def test_a_half_written_artifact_is_never_taken_for_finished(run_toy):
+    folder, _ = run_toy()
+    before = manifest(folder, "sft")["content"]
+    whole = (folder / "sft/manifest.json").read_text()
+    for damage in (
+        lambda: (folder / "sft/manifest.json").unlink(),
+        lambda: (folder / "sft/manifest.json").write_text(whole[: len(whole) // 2]),
+        lambda: (folder / "sft/weights/model.json").write_text("1"),
+        lambda: (folder / "sft/weights/model.json").unlink(),
+    ):
+        damage()
+        assert finished_artifact(folder / "sft") is None
+        assert run_toy()[1] == ["sft"], "what depends on it has the same inputs as before"
+        assert manifest(folder, "sft")["content"] == before
+
+
+def test_the_old_artifact_stays_until_the_new_one_is_whole(run_toy):
+    folder, _ = run_toy()
+    before = manifest(folder, "sft")
+    with pytest.raises(SawyerError, match=r"stage 'sft': the learning rate is too bold"):
+        run_toy("stages.sft.trouble=mistake")
+    assert manifest(folder, "sft") == before
+    assert run_toy()[1] == []
+
+
+def test_a_kill_between_manifest_and_rename_loses_nothing(run_toy, monkeypatch):
+    rename = os.rename
+
+    def killed(source, target):
+        if str(target) == "runs/toy/sft":
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    run_toy()
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_toy("stages.sft.epochs=2")
+    monkeypatch.setattr(os, "rename", rename)
+    assert not Path("runs/toy/sft").exists()
+    folder, ran = run_toy("stages.sft.epochs=2")
+    assert ran == ["reward", "dpo2", "evaluate"]
+    assert manifest(folder, "sft")["settings"]["epochs"] == 2
+
+
+def test_leftovers_of_a_killed_session_do_not_get_into_the_artifact(run_toy, recipe_file):
+    work = Path("runs/toy/.work/sft")
+
+    def interrupted(settings, context):
+        (context.folder / "leftover.bin").write_text("half")
+        (context.scratch / "note").write_text("a checkpoint")
+        raise KeyboardInterrupt
+
+    broken = stage_module.Stage("sft", toys.TrainSettings, interrupted, makes="policy")
+    with stage_module.register(broken), pytest.raises(KeyboardInterrupt):
+        run_toy()
+    assert (work / "folder/leftover.bin").exists()
+    assert read_summary("toy")["state"] == "interrupted"
+    folder, ran = run_toy()
+    assert ran == ["sft", "reward", "dpo2", "evaluate"]
+    assert not (folder / "sft/leftover.bin").exists()
+    assert manifest(folder, "sft")["sessions"] == 2
+
+
+def test_unfinished_work_of_other_settings_is_thrown_away(run_toy):
+    seen = []
+
+    def interrupted(settings, context):
+        seen.append(sorted(p.name for p in context.scratch.iterdir()))
+        (context.scratch / f"rate-{settings.learning_rate}").touch()
+        raise KeyboardInterrupt
+
+    broken = stage_module.Stage("sft", toys.TrainSettings, interrupted, makes="policy")
+    for rate in ("0.1", "0.1", "0.2", "0.1"):
+        with stage_module.register(broken), pytest.raises(KeyboardInterrupt):
+            run_toy(f"stages.sft.learning_rate={rate}")
+    assert seen == [[], ["rate-0.1"], [], []]
+
+
+def test_two_runs_may_not_share_a_folder(run_toy):
+    folder, _ = run_toy()
+    lock = take_lock(folder)
+    with pytest.raises(SawyerError, match=r"runs/toy is in use by another sawyer run; wait"):
+        run_toy()
+    lock.close()
+    assert run_toy()[1] == []
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(run_toy, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/recipe.yaml").write_text("name: toy\n")
+    with pytest.raises(SawyerError, match=r"mine has other files in it and is not a run; give a new folder"):
+        run_toy(out="mine")
+    assert os.listdir("mine") == ["recipe.yaml"]
+    run_toy(out="good")
+    with pytest.raises(SawyerError, match=r"good is a run of the recipe 'toy', not of 'other'"):
+        run_toy("name=other", out="good")
+    with pytest.raises(SawyerError, match=r"toy\.yaml is a file; give a folder"):
+        run_toy(out="toy.yaml")
+
+
+BAD_PLACES = {
+    "missing input": (["stages.data.files=[none.txt]"], "--set stages.data.files: there is no file none.txt"),
+    "empty input": (["stages.data.files=[empty.txt]"], "--set stages.data.files: the file empty.txt is empty"),
+    "empty folder": (["stages.data.files=[nothing]"], "--set stages.data.files: the folder nothing has nothing in it"),
+    "no model folder": (["model=nothing"], "--set model: nothing is not a model folder, it has no config.json"),
+    "no such model": (["model=./none"], "--set model: there is no model at ./none"),
+    "no such named model": (
+        ["models.judge=/none", "stages.evaluate.judge=judge"],
+        "--set models.judge: there is no model at /none",
+    ),
+    "too big for the disk": (["stages.sft.steps=999999999999"], "about 999999.9 GB of disk|about 1000000.0 GB of disk"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PLACES)
+def test_what_is_missing_is_found_before_any_stage_starts(case, run_toy, tmp_path):
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "nothing").mkdir()
+    overrides, said = BAD_PLACES[case]
+    with pytest.raises(SawyerError, match=said):
+        run_toy(*overrides)
+    assert toys.calls == []
+    assert not Path("runs/toy").exists(), "nothing half-written stays"
+
+
+def test_too_little_free_disk_is_found_before_any_stage_starts(run_toy, monkeypatch):
+    monkeypatch.setattr(plan_module, "LEAST_FREE_GB", 1e9)
+    with pytest.raises(SawyerError, match="free some space"):
+        run_toy()
+    assert toys.calls == []
+
+
+def full_disk(settings, context):
+    (context.scratch / "step").touch()
+    raise OSError(errno.ENOSPC, "No space left on device", "weights")
+
+
+def full_disk_through_a_library(settings, context):
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def read_only_disk(settings, context):
+    raise OSError(errno.EROFS, "Read-only file system", "weights")
+
+
+def forbidden(settings, context):
+    raise PermissionError(errno.EACCES, "Permission denied", "weights")
+
+
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        (
+            full_disk,
+            r"the disk is full \(at weights\); free some space and run the same command again: finished stages",
+        ),
+        (full_disk_through_a_library, r"the disk is full \(at runs/toy\)"),
+        (read_only_disk, "weights is on a read-only disk; give a place that can be written to with --out"),
+        (forbidden, "weights: permission denied; change its permissions"),
+    ],
+)
+def test_trouble_with_the_disk_is_one_sentence_and_the_run_goes_on_after_it(run_toy, work, said):
+    with (
+        stage_module.register(stage_module.Stage("reward", toys.TrainSettings, work, makes="reward_model")),
+        pytest.raises(SawyerError, match=said),
+    ):
+        run_toy()
+    assert not Path("runs/toy/reward").exists()
+    assert read_summary("toy")["stages"]["reward"]["state"] == "failed"
+    assert run_toy()[1] == ["reward", "dpo2", "evaluate"]
+
+
+def test_a_summary_that_cannot_be_written_is_left_whole(run_toy, monkeypatch):
+    folder, _ = run_toy()
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SawyerError, match="the disk is full"):
+        run_toy("seed=3")
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert json.loads((folder / "summary.json").read_text())["state"] == "finished"
+    assert not list(folder.rglob(".*.partial"))
+
+
+def test_the_report_is_made_at_the_end_and_after_a_failure(run_toy):
+    reported = []
+    run_toy(report=reported.append)
+    assert reported == [Path("runs/toy")]
+    with pytest.raises(RuntimeError, match="a bug") as caught:
+        run_toy("stages.dpo2.trouble=bug", report=reported.append)
+    assert "while running the stage 'dpo2'" in caught.value.__notes__[0]
+    assert len(reported) == 2
+    with pytest.raises(SawyerError, match="too bold"):
+        run_toy("stages.dpo2.trouble=mistake", report=lambda folder: 1 / 0)
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import toys
+from sawyer.pipeline import stage
+stage._discovered = dict
+with stage.register(*toys.TOYS):
+    from sawyer.pipeline.recipe import load_recipe
+    from sawyer.pipeline.run import run_recipe
+    slow = [f"stages.{name}.seconds=0.4" for name in ("sft", "reward", "dpo2")]
+    run_recipe(load_recipe(sys.argv[2], slow), sys.argv[3], report=lambda run: None)
+"""
+
+
+def start(recipe, out):
+    command = [sys.executable, "-c", PROGRAM, str(Path(toys.__file__).parent), str(recipe), str(out)]
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}, cwd=recipe.parent
+    )
+
+
+def test_killed_at_any_moment_and_continued_is_bit_for_bit_the_same(recipe_file, tmp_path):
+    whole = start(recipe_file, "whole")
+    assert whole.wait(60) == 0, whole.stderr.read()
+    draw = random.Random(1)
+    kills = 0
+    for _ in range(60):
+        process = start(recipe_file, "killed")
+        time.sleep(0.25 + draw.random() * 0.6)
+        process.kill()
+        if process.wait(60) == 0:
+            break
+        kills += 1
+        for stage in ALL:
+            folder = tmp_path / "killed" / stage
+            assert not folder.exists() or finished_artifact(folder) is not None
+    last = start(recipe_file, "killed")
+    assert last.wait(60) == 0, last.stderr.read()
+    assert kills >= 3, "the toy run was too quick to be killed in the middle"
+    sessions = 0
+    for stage in ALL:
+        ours, theirs = manifest(tmp_path / "killed", stage), manifest(tmp_path / "whole", stage)
+        assert ours["content"] == theirs["content"]
+        assert ours["fingerprint"] == theirs["fingerprint"]
+        if stage in ("sft", "reward", "dpo2"):
+            metrics = [(tmp_path / run / stage / "metrics.jsonl").read_bytes() for run in ("killed", "whole")]
+            assert metrics[0] == metrics[1]
+            sessions += ours["sessions"]
+    assert sessions > 3, "some stage was continued"
+
+
+def test_a_second_process_is_turned_away(recipe_file, tmp_path):
+    first = start(recipe_file, "both")
+    while not (tmp_path / "both" / "sft").exists():
+        time.sleep(0.02)
+        assert first.poll() is None
+    second = start(recipe_file, "both")
+    assert "is in use by another sawyer run" in second.communicate(timeout=60)[1]
+    assert second.returncode != 0
+    assert read_summary(tmp_path / "both")["state"] == "running"
+    first.kill()
+    first.wait()
+    assert read_summary(tmp_path / "both")["state"] == "interrupted"
+
+
+def test_a_run_without_a_place_goes_to_runs(recipe_file):
+    assert run_recipe(load_recipe(recipe_file), report=lambda run: None) == Path("runs/toy")
