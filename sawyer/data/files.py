@@ -2,7 +2,7 @@
 
 Reading is in two steps, so that any format can use the first one: `raw_rows` finds the rows of a file and says which
 ones are broken, `convert_rows` makes records of them, counts what it must drop and why, and refuses a file with too
-much of it. Lines end at "\\n" only: `str.splitlines` would also cut at U+2028 and other characters that real text holds.
+much of it. Lines end at "\\n" only: `str.splitlines` would also cut at U+2028 and other characters of real text.
 """
 
 from __future__ import annotations
@@ -164,7 +164,9 @@ def raw_rows(path: str | Path) -> list[RawRow]:
     except FileNotFoundError:
         raise SawyerError(f"there is no file {path}; check the path") from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise SawyerError(f"{path} is not a whole gzip file, it was probably cut off in copying; fetch it again") from None
+        raise SawyerError(
+            f"{path} is not a whole gzip file, it was probably cut off in copying; fetch it again"
+        ) from None
     except OSError as error:
         raise SawyerError(f"{path} cannot be read: {error.strerror or error}") from None
     data = data.removeprefix(b"\xef\xbb\xbf")
@@ -201,7 +203,9 @@ def write_records(path: str | Path, records: Iterable[Record]) -> None:
     except UnicodeEncodeError:
         raise SawyerError(f"a record for {path} holds half of a surrogate pair, which is not text; remove it") from None
     except OSError as error:
-        raise SawyerError(f"{path} cannot be written: {error.strerror or error}; free space or choose another place") from None
+        raise SawyerError(
+            f"{path} cannot be written: {error.strerror or error}; free space or choose another place"
+        ) from None
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
@@ -215,7 +219,9 @@ def _write_rows(file: Any, rows: list[dict[str, Any]], suffix: str) -> None:
         names = list(dict.fromkeys(name for row in rows for name in row))
         columns = {name: [row.get(name) for row in rows] for name in names}
         if "info" in columns:
-            columns["info"] = [None if info is None else json.dumps(info, ensure_ascii=False) for info in columns["info"]]
+            columns["info"] = [
+                None if info is None else json.dumps(info, ensure_ascii=False) for info in columns["info"]
+            ]
         pyarrow.parquet.write_table(pyarrow.table(columns), file)
         return
     if suffix.startswith(".jsonl"):
@@ -235,7 +241,9 @@ def _jsonl_rows(path: Path, data: bytes) -> list[RawRow]:
         value, problem = _parse(line)
         # The last piece is empty when the file ends with a newline, as a whole file does.
         if problem is not None and number == len(lines):
-            raise SawyerError(f"{path} ends in the middle of line {number}; it was probably cut off in copying, fetch it again")
+            raise SawyerError(
+                f"{path} ends in the middle of line {number}; it was probably cut off in copying, fetch it again"
+            )
         rows.append(RawRow(number, value, problem))
     return rows
 
@@ -269,7 +277,9 @@ def _parquet_rows(path: Path) -> list[RawRow]:
     try:
         values = pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise SawyerError(f"{path} is not a whole parquet file ({str(error).splitlines()[0]}); fetch it again") from None
+        raise SawyerError(
+            f"{path} is not a whole parquet file ({str(error).splitlines()[0]}); fetch it again"
+        ) from None
     return [RawRow(number, value) for number, value in enumerate(values, start=1)]
 
 

@@ -1,12 +1,14 @@
 """Other people's files: which format a file is in, and the record of each of its rows.
 
-| format     | row                                                                                                |
-|------------|----------------------------------------------------------------------------------------------------|
-| `alpaca`   | `instruction`, `input`?, `system`?, `history`? and `output`, `chosen` + `rejected`, or `output` + `label`; Dolly's `context` and `response` are read as `input` and `output` |
-| `sharegpt` | `conversations` of `from` + `value`, `system`?; with `chosen` + `rejected` turns, or with `label` / `kto_tag` |
-| `messages` | `messages` of `role` + `content` (OpenAI; tools are ignored), or with `label`                      |
-| `trl`      | `prompt` with `completion`, `completion` + `label`, `chosen` + `rejected`, `completions`, or nothing; `chosen` + `rejected` that share their prompt; each as text or as turns. Sawyer's own rows are of this format or of `messages` |
-| `hh`       | Anthropic's dialogues, see `hh.py`                                                                 |
+- `alpaca`: `instruction` (and `input`, `system`, `history`) with `output`, with `chosen` and `rejected`, or with `output`
+  and `label`. Dolly's `context` and `response` are read as `input` and `output`.
+- `sharegpt`: `conversations` of `from` and `value` (and `system`); with `chosen` and `rejected` turns it is a comparison,
+  with `label` or `kto_tag` a labelled answer.
+- `messages`: `messages` of `role` and `content`, as OpenAI has them (tools are ignored); with `label` a labelled answer.
+- `trl`: `prompt` with `completion`, with `completion` and `label`, with `chosen` and `rejected`, with `completions` (and
+  `scores`), or alone; or `chosen` and `rejected` that both begin with their prompt. Each is text or turns. Sawyer's own
+  rows are of this format or of `messages`.
+- `hh`: Anthropic's dialogues, see `hh.py`.
 
 A file's format is read off the keys of its first rows. Where two formats fit (`prompt` and `messages` side by side,
 say) nothing is guessed: the user has to choose, because the two would train on different text.
@@ -108,7 +110,9 @@ def _fits_trl(row: Row) -> bool:
 
 
 FITS: dict[str, Callable[[Row], bool]] = {
-    "alpaca": lambda row: _has(row, "instruction") and (_has(row, "output") or _has(row, "response") or _has(row, "chosen", "rejected")),
+    "alpaca": lambda row: (
+        _has(row, "instruction") and (_has(row, "output") or _has(row, "response") or _has(row, "chosen", "rejected"))
+    ),
     "sharegpt": lambda row: isinstance(row.get("conversations"), Sequence),
     "messages": lambda row: isinstance(row.get("messages"), Sequence),
     "trl": _fits_trl,

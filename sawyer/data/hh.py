@@ -33,7 +33,9 @@ def is_hh(row: Mapping[str, Any]) -> bool:
     if isinstance(text, list):
         return len(text) == 2 and all(_is_dialogue(t) for t in text)
     if row.get("prompt") is not None:
-        return _is_dialogue(row["prompt"]) and isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str)
+        return (
+            _is_dialogue(row["prompt"]) and isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str)
+        )
     return _is_dialogue(row.get("chosen")) and _is_dialogue(row.get("rejected"))
 
 
@@ -41,7 +43,7 @@ def hh_comparison(row: Mapping[str, Any]) -> Comparison:
     """The shared dialogue up to its last common human turn, and the two answers to it, better first.
 
     Raises:
-        SawyerError: the dialogues differ before the final answer, or an answer is missing, empty or the same as the other.
+        SawyerError: the dialogues differ before the final answer, or an answer is missing, empty or equal to the other.
     """
     if not is_hh(row):
         raise SawyerError("the row is not a pair of `\\n\\nHuman: ... \\n\\nAssistant: ...` dialogues")
