@@ -107,19 +107,20 @@ def _case(text: str, case: str) -> float:
 
 
 def _starts(text: str, phrase: str) -> float:
-    text = text.strip()
-    return 1.0 if text.startswith(phrase) else 0.5 if text.lower().startswith(phrase.lower().rstrip(".,:!?")) else 0.0
+    """1 for the exact phrase, half for the same words in other case or punctuation."""
+    if text.strip().startswith(phrase):
+        return 1.0
+    return 0.5 if text.strip().lower().startswith(_bare(phrase)) else 0.0
 
 
 def _ends(text: str, phrase: str) -> float:
-    text = text.strip()
-    return (
-        1.0
-        if text.endswith(phrase)
-        else 0.5
-        if text.lower().rstrip(".,:!?").endswith(phrase.lower().rstrip(".,:!?"))
-        else 0.0
-    )
+    if text.strip().endswith(phrase):
+        return 1.0
+    return 0.5 if _bare(text).endswith(_bare(phrase)) else 0.0
+
+
+def _bare(text: str) -> str:
+    return text.strip().lower().rstrip(".,:!?")
 
 
 @dataclass(frozen=True)

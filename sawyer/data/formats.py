@@ -1,13 +1,14 @@
 """Other people's files: which format a file is in, and the record of each of its rows.
 
-- `alpaca`: `instruction` (and `input`, `system`, `history`) with `output`, with `chosen` and `rejected`, or with `output`
-  and `label`. Dolly's `context` and `response` are read as `input` and `output`.
-- `sharegpt`: `conversations` of `from` and `value` (and `system`); with `chosen` and `rejected` turns it is a comparison,
+- `alpaca`: `instruction` (and `input`, `system`, `history`) with `output`, with `chosen` and `rejected`, or with
+  `output` and `label`. Dolly's `context` and `response` are read as `input` and `output`.
+- `sharegpt`: `conversations` of `from` and `value` (and `system`); with `chosen` and `rejected` it is a comparison,
   with `label` or `kto_tag` a labelled answer.
-- `messages`: `messages` of `role` and `content`, as OpenAI has them (tools are ignored); with `label` a labelled answer.
-- `trl`: `prompt` with `completion`, with `completion` and `label`, with `chosen` and `rejected`, with `completions` (and
-  `scores`), or alone; or `chosen` and `rejected` that both begin with their prompt. Each is text or turns. Sawyer's own
-  rows are of this format or of `messages`.
+- `messages`: `messages` of `role` and `content`, as OpenAI has them (tools are ignored); with `label` it is a
+  labelled answer.
+- `trl`: `prompt` with `completion`, with `completion` and `label`, with `chosen` and `rejected`, with `completions`
+  (and `scores`), or alone; or `chosen` and `rejected` that both begin with their prompt. Each is text or turns.
+  Sawyer's own rows are of this format or of `messages`.
 - `hh`: Anthropic's dialogues, see `hh.py`.
 
 A file's format is read off the keys of its first rows. Where two formats fit (`prompt` and `messages` side by side,

@@ -66,8 +66,8 @@ def quality(prompt: Prompt, completion: str) -> dict[str, float]:
       falling in a straight line to 0 at c = 0.6.
     - `no_repetition`: share of sentences that differ from all before them, times the same kind of line for the share of
       3-word sequences that occurred before: 1 up to 0.1, 0 at 0.5.
-    - `ending`: 1 if the text ends with a full stop or exclamation mark, as a list item, or with the words demanded; else
-      0.7.
+    - `ending`: 1 if the text ends with a full stop or exclamation mark, as a list item, or with the phrase that was
+      demanded; else 0.7.
     """
     constraints = _constraints(prompt)
     own = demand_free_words(completion, constraints)
