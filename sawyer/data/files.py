@@ -1,0 +1,320 @@
+"""Records on disk: JSONL (plain or gzipped), a JSON list, or parquet, told apart by the file's suffix.
+
+Reading is in two steps, so that any format can use the first one: `raw_rows` finds the rows of a file and says which
+ones are broken, `convert_rows` makes records of them, counts what it must drop and why, and refuses a file with too
+much of it. Lines end at "\\n" only: `str.splitlines` would also cut at U+2028 and other characters of real text.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sawyer.data.records import Record, from_row
+from sawyer.errors import SawyerError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+EXAMPLES_KEPT = 3
+
+
+@dataclass(frozen=True)
+class RawRow:
+    """One row as it stands in a file: its value, or why it has none."""
+
+    number: int
+    """Line of a JSONL file, row of any other, counted from 1."""
+    value: Any = None
+    problem: str | None = None
+
+
+@dataclass
+class LoadReport:
+    """What became of the rows of one or more files."""
+
+    kept: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Reason -> number of rows."""
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """Reason -> where the first few of them are, as `file:line`."""
+
+    @property
+    def rows(self) -> int:
+        return self.kept + sum(self.dropped.values())
+
+    def drop(self, reason: str, where: str) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < EXAMPLES_KEPT:
+            examples.append(where)
+
+    def add(self, other: LoadReport) -> None:
+        """Count another file's rows in."""
+        self.kept += other.kept
+        for reason, count in other.dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+            examples = self.examples.setdefault(reason, [])
+            examples.extend(other.examples.get(reason, [])[: EXAMPLES_KEPT - len(examples)])
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kept": self.kept, "dropped": dict(self.dropped), "examples": dict(self.examples)}
+
+    def __str__(self) -> str:
+        dropped = [
+            f"{count} {reason} ({', '.join(self.examples[reason])})" for reason, count in sorted(self.dropped.items())
+        ]
+        return f"{self.kept} of {self.rows} rows kept" + (f"; dropped: {'; '.join(dropped)}" if dropped else "")
+
+
+def read_records(path: str | Path, *, kind: type[Record] | None = None) -> list[Record]:
+    """All records of a file that Sawyer wrote; a single bad row is an error. For files of others, see `load_file`.
+
+    Raises:
+        SawyerError: the file is missing, empty, broken, or holds anything but records (of `kind`, where it is given).
+    """
+    return load_file(path, kind=kind, max_bad=0.0)[0]
+
+
+def load_file(
+    path: str | Path,
+    *,
+    convert: Callable[[Mapping[str, Any]], Record] = from_row,
+    kind: type[Record] | None = None,
+    max_bad: float = 0.05,
+) -> tuple[list[Record], LoadReport]:
+    """The usable records of a file, and a report of the rows that were dropped.
+
+    Args:
+        convert: makes a record of a row and raises `SawyerError` with the reason where it cannot.
+        kind: the only record type wanted; without it, the type of the first good row.
+        max_bad: share of rows, 0 to 1, that may be dropped; more is an error.
+
+    Raises:
+        SawyerError: the file is missing, empty, cut off or of no known type; nothing or too little of it is usable.
+    """
+    return convert_rows(path, raw_rows(path), convert, kind=kind, max_bad=max_bad)
+
+
+def convert_rows(
+    name: str | Path,
+    rows: Sequence[RawRow],
+    convert: Callable[[Mapping[str, Any]], Record],
+    *,
+    kind: type[Record] | None = None,
+    max_bad: float = 0.05,
+) -> tuple[list[Record], LoadReport]:
+    """Make records of raw rows; `name` is what errors and the report call the file (or the set on the hub)."""
+    records: list[Record] = []
+    report = LoadReport()
+    short, first_bad = Path(name).name, ""
+    for row in rows:
+        problem = row.problem
+        if problem is None and not isinstance(row.value, Mapping):
+            problem = "the row is not a JSON object"
+        if problem is None:
+            try:
+                record = convert(row.value)
+                kind = kind or type(record)
+                if isinstance(record, kind):
+                    records.append(record)
+                    continue
+                problem = f"the row is a {type(record).__name__.lower()}, not a {kind.__name__.lower()}"
+            except SawyerError as error:
+                problem = str(error)
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                problem = f"a field has the wrong type ({type(error).__name__})"
+        report.drop(problem, f"{short}:{row.number}")
+        first_bad = first_bad or f"the first is row {row.number}: {problem}"
+    report.kept = len(records)
+    if not rows:
+        raise SawyerError(f"{name} has no rows; give a file with at least one record")
+    if not records:
+        raise SawyerError(f"{name} has no usable row among {len(rows)}; {first_bad}")
+    bad = len(rows) - len(records)
+    if bad > max_bad * len(rows):
+        raise SawyerError(
+            f"{name}: {bad} of {len(rows)} rows cannot be used, more than the share of {max_bad:g} allowed; "
+            f"{first_bad}; mend or remove them, or raise `max_bad`"
+        )
+    return records, report
+
+
+def raw_rows(path: str | Path) -> list[RawRow]:
+    """The rows of a file, broken ones with their problem.
+
+    Raises:
+        SawyerError: the file is missing, empty, cut off in the middle, or of no known type.
+    """
+    path = Path(path)
+    suffix = _suffix(path)
+    if path.is_dir():
+        raise SawyerError(f"{path} is a folder; give one of the files in it")
+    try:
+        if suffix == ".parquet":
+            return _parquet_rows(path)
+        data = path.read_bytes()
+        if suffix.endswith(".gz") and data:
+            data = gzip.decompress(data)
+    except FileNotFoundError:
+        raise SawyerError(f"there is no file {path}; check the path") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise SawyerError(
+            f"{path} is not a whole gzip file, it was probably cut off in copying; fetch it again"
+        ) from None
+    except OSError as error:
+        raise SawyerError(f"{path} cannot be read: {error.strerror or error}") from None
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if not data.strip():
+        raise SawyerError(f"{path} is empty; give a file with at least one record")
+    # Many a `.json` on the hub is JSONL, and a list starts with a bracket, which no row does.
+    return _json_rows(path, data) if data.lstrip()[:1] == b"[" else _jsonl_rows(path, data)
+
+
+def write_records(path: str | Path, records: Iterable[Record]) -> None:
+    """Write records as the suffix says, atomically: another process sees the old file or the whole new one.
+
+    In parquet `info` is a column of JSON text, so that rows whose `info` differ in shape go into one table.
+
+    Raises:
+        SawyerError: no records, unknown suffix, or the disk refuses (full, read-only); nothing is left half-written.
+    """
+    path = Path(path)
+    suffix = _suffix(path)
+    rows = [record.row() for record in records]
+    if not rows:
+        raise SawyerError(f"there are no records to write to {path}; check what the step before it kept")
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+        with os.fdopen(descriptor, "wb") as file:
+            _write_rows(file, rows, suffix)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = None
+    except UnicodeEncodeError:
+        raise SawyerError(f"a record for {path} holds half of a surrogate pair, which is not text; remove it") from None
+    except OSError as error:
+        raise SawyerError(
+            f"{path} cannot be written: {error.strerror or error}; free space or choose another place"
+        ) from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _write_rows(file: Any, rows: list[dict[str, Any]], suffix: str) -> None:
+    if suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        columns = {name: [row.get(name) for row in rows] for name in names}
+        if "info" in columns:
+            columns["info"] = [
+                None if info is None else json.dumps(info, ensure_ascii=False) for info in columns["info"]
+            ]
+        pyarrow.parquet.write_table(pyarrow.table(columns), file)
+        return
+    if suffix.startswith(".jsonl"):
+        text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    else:
+        text = json.dumps(rows, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    data = text.encode("utf-8")
+    file.write(gzip.compress(data, mtime=0) if suffix.endswith(".gz") else data)
+
+
+def _jsonl_rows(path: Path, data: bytes) -> list[RawRow]:
+    lines = data.split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        value, problem = _parse(line)
+        # The last piece is empty when the file ends with a newline, as a whole file does.
+        if problem is not None and number == len(lines):
+            raise SawyerError(
+                f"{path} ends in the middle of line {number}; it was probably cut off in copying, fetch it again"
+            )
+        rows.append(RawRow(number, value, problem))
+    return rows
+
+
+def _json_rows(path: Path, data: bytes) -> list[RawRow]:
+    try:
+        values = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise SawyerError(f"{path} is not UTF-8 text at line {line}; save it as UTF-8") from None
+    except json.JSONDecodeError as error:
+        cut_off = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
+        hint = "it was probably cut off in copying, fetch it again" if cut_off else "mend that line"
+        raise SawyerError(f"{path} is not valid JSON at line {error.lineno} ({error.msg}); {hint}") from None
+    except (ValueError, RecursionError) as error:
+        raise SawyerError(f"{path} is not valid JSON ({error}); mend it") from None
+    return [
+        RawRow(number, value) if _is_text(value) else RawRow(number, problem="the row holds half of a surrogate pair")
+        for number, value in enumerate(values, start=1)
+    ]
+
+
+def _parquet_rows(path: Path) -> list[RawRow]:
+    if not path.exists():
+        raise FileNotFoundError(path)
+    if path.stat().st_size == 0:
+        raise SawyerError(f"{path} is empty; give a file with at least one record")
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        values = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        raise SawyerError(
+            f"{path} is not a whole parquet file ({str(error).splitlines()[0]}); fetch it again"
+        ) from None
+    return [RawRow(number, value) for number, value in enumerate(values, start=1)]
+
+
+def _parse(line: bytes) -> tuple[Any, str | None]:
+    try:
+        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        return None, "the line is not UTF-8 text"
+    except (ValueError, RecursionError):
+        return None, "the line is not valid JSON"
+    if b"\\ud" in line.lower() and not _is_text(value):
+        return None, "the line holds half of a surrogate pair"
+    return value, None
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _suffix(path: Path) -> str:
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if path.name.endswith(suffix):
+            return suffix
+    raise SawyerError(f"{path} has none of the suffixes that Sawyer reads and writes: {', '.join(SUFFIXES)}")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

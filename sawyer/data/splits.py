@@ -1,0 +1,67 @@
+"""Splits by prompt: the hash of a record's opening decides where it goes, whatever else the file holds.
+
+So a split does not depend on the order of the records or on how many there are, adding data moves nothing, and all
+answers to one question, and all turns of one dialogue, stay on one side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from sawyer.data.records import Conversation, Message, Record
+from sawyer.errors import SawyerError
+
+
+def split(records: Sequence[Record], fractions: Mapping[str, float], seed: int = 0) -> dict[str, list[Record]]:
+    """Deal records into named splits of about these fractions, keeping their order.
+
+    Args:
+        fractions: share of each split, above 0, in sum 1. A split's range of hashes starts where the one before ends.
+
+    Raises:
+        SawyerError: the fractions are none, not above 0, or do not add up to 1.
+    """
+    if not fractions or not all(share > 0 for share in fractions.values()):
+        raise SawyerError(f"the fractions of a split must be above 0, they are {dict(fractions)}")
+    if not math.isclose(sum(fractions.values()), 1, abs_tol=1e-6):
+        raise SawyerError(
+            f"the fractions of a split must add up to 1, {dict(fractions)} give {sum(fractions.values()):g}"
+        )
+    parts: dict[str, list[Record]] = {name: [] for name in fractions}
+    for record in records:
+        parts[_part(record, fractions, seed)].append(record)
+    return parts
+
+
+def _part(record: Record, fractions: Mapping[str, float], seed: int) -> str:
+    digest = hashlib.blake2b(f"{seed}\n{split_key(record)}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    place, end = int.from_bytes(digest, "big") / 2**64, 0.0
+    for name, share in fractions.items():
+        end += share
+        if place < end:
+            return name
+    return name
+
+
+def split_key(record: Record) -> str:
+    """The normalised opening of a record: what is said before the first answer, without the system turn.
+
+    Case, white space and Unicode forms are evened out. A dialogue has one opening however many turns of it a record
+    holds, so the pairs that HH-RLHF draws from one dialogue keep together, as do a comparison and the conversation or
+    the prompt made of it.
+    """
+    messages = record.messages if isinstance(record, Conversation) else record.prompt
+    spoken = [message for message in messages if message["role"] != "system"]
+    opening: list[Message] = []
+    for message in spoken or messages:
+        if message["role"] == "assistant" and any(turn["role"] == "user" for turn in opening):
+            break
+        opening.append(message)
+    return "\n".join(f"{message['role']}: {_normalised(message['content'])}" for message in opening)
+
+
+def _normalised(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -1,0 +1,182 @@
+"""Reading and writing records: every way a file can be broken ends in one sentence or in a counted drop."""
+
+import gzip
+import json
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sawyer.data.files import SUFFIXES, LoadReport, load_file, read_records, write_records
+from sawyer.data.records import Comparison, Conversation, Labelled, Prompt, assistant, user
+from sawyer.errors import SawyerError
+
+GOOD = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
+
+
+def lines(path, *rows, end="\n"):
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + end, "utf-8")
+    return path
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+info = st.dictionaries(st.sampled_from("abc"), st.one_of(st.integers(-9, 9), text, st.lists(st.integers(0, 9))))
+record_lists = st.one_of(
+    st.lists(st.builds(lambda q, i: Prompt((user(q),), i), text, info), min_size=1, max_size=4),
+    st.lists(
+        st.builds(lambda q, a, i: Conversation((user(q), assistant(a)), i), text, text, info), min_size=1, max_size=4
+    ),
+    st.lists(
+        st.builds(lambda q, a, i: Comparison((user(q),), (a, a + "!"), None, i), text, text, info),
+        min_size=1,
+        max_size=4,
+    ),
+    st.lists(
+        st.builds(lambda q, a: Comparison((user(q),), (a, a + "!", a + "?"), (2.0, 1.0, 0.5)), text, text),
+        min_size=1,
+        max_size=4,
+    ),
+    st.lists(st.builds(lambda q, a, b: Labelled((user(q),), a, b), text, text, st.booleans()), min_size=1, max_size=4),
+)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(records=record_lists)
+def test_what_is_written_is_read_back_equal(tmp_path, suffix, records):
+    path = tmp_path / f"records{suffix}"
+    write_records(path, records)
+    assert read_records(path) == records
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_line_separators_of_unicode_do_not_split_a_row(tmp_path):
+    record = Prompt((user("one\u2028two\u0085three\x0bfour"),))
+    write_records(tmp_path / "a.jsonl", [record])
+    assert read_records(tmp_path / "a.jsonl") == [record]
+
+
+def test_jsonl_under_the_name_json_is_read(tmp_path):
+    assert len(read_records(lines(tmp_path / "a.json", GOOD, GOOD))) == 2
+
+
+def test_blank_lines_windows_line_ends_and_a_byte_order_mark_are_no_matter(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n" + json.dumps(GOOD).encode())
+    assert len(read_records(path)) == 2
+
+
+def test_bad_rows_are_dropped_and_counted_with_their_lines(tmp_path):
+    path = lines(tmp_path / "a.jsonl", GOOD, {"answer": 1}, "{oops", "[1]", {**GOOD, "rejected": "Because."}, GOOD)
+    records, report = load_file(path, max_bad=0.9)
+    assert len(records) == report.kept == 2
+    assert report.rows == 6
+    assert report.dropped == {
+        "a row has neither `messages` nor `prompt`": 1,
+        "the line is not valid JSON": 1,
+        "the row is not a JSON object": 1,
+        "two completions of a comparison are the same text (chosen equals rejected)": 1,
+    }
+    assert report.examples["the line is not valid JSON"] == ["a.jsonl:3"]
+    assert "2 of 6 rows kept" in str(report)
+
+
+def test_broken_utf8_costs_its_line_only(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(json.dumps(GOOD).encode() + b'\n{"prompt": "\xff\xfe"}\n')
+    records, report = load_file(path, max_bad=0.5)
+    assert len(records) == 1
+    assert report.examples == {"the line is not UTF-8 text": ["a.jsonl:2"]}
+
+
+@pytest.mark.parametrize(
+    "row", ['{"prompt": "\\ud83d"}', '{"prompt": "a", "completions": ["b", "c"], "scores": [1, NaN]}']
+)
+def test_half_a_surrogate_pair_and_nan_are_refused(tmp_path, row):
+    with pytest.raises(SawyerError, match="no usable row among 1; the first is row 1"):
+        load_file(lines(tmp_path / "a.jsonl", row))
+
+
+def test_more_bad_rows_than_allowed_are_refused_with_the_first_of_them(tmp_path):
+    path = lines(tmp_path / "a.jsonl", *[GOOD] * 8, {"x": 1}, {"x": 1})
+    with pytest.raises(SawyerError, match=r"2 of 10 rows cannot be used.*row 9: a row has neither.*max_bad"):
+        load_file(path, max_bad=0.1)
+    assert len(load_file(path, max_bad=0.2)[0]) == 8
+
+
+def test_rows_of_another_kind_are_not_mixed_in(tmp_path):
+    path = lines(tmp_path / "a.jsonl", GOOD, {"prompt": "Why?"})
+    with pytest.raises(SawyerError, match="the row is a prompt, not a comparison"):
+        read_records(path)
+    with pytest.raises(SawyerError, match="not a conversation"):
+        read_records(path, kind=Conversation)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("none.jsonl", None, "there is no file"),
+        ("none.parquet", None, "there is no file"),
+        ("a.jsonl", b"", "is empty"),
+        ("a.json", b" \n", "is empty"),
+        ("a.parquet", b"", "is empty"),
+        ("a.json", b"[]", "has no rows"),
+        ("a.jsonl", b'{"prompt": "Why?"}\n{"prompt": "W', "ends in the middle of line 2"),
+        ("a.json", b'[{"prompt": "Why?"},\n{"prompt": "W', "not valid JSON at line 2.*cut off"),
+        ("a.json", b'[{"prompt": "Why?"},\n{"prompt" "W"}]', "not valid JSON at line 2.*mend that line"),
+        ("a.json", b'[{"prompt":\n"\xff"}]', "not UTF-8 text at line 2"),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "Why?"}\n' * 50)[:-12], "not a whole gzip file"),
+        ("a.jsonl.gz", b'{"prompt": "Why?"}\n', "not a whole gzip file"),
+        ("a.parquet", b"PAR1 but not really", "not a whole parquet file"),
+        ("a.csv", b"prompt\nWhy?\n", "none of the suffixes"),
+    ],
+)
+def test_a_broken_file_is_refused_in_one_sentence(tmp_path, name, content, sentence):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SawyerError, match=sentence) as caught:
+        read_records(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_not_a_file(tmp_path):
+    (tmp_path / "a.jsonl").mkdir()
+    with pytest.raises(SawyerError, match="is a folder"):
+        read_records(tmp_path / "a.jsonl")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    write_records(path, [Prompt((user("old"),))])
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SawyerError, match="No space left on device"):
+        write_records(path, [Prompt((user("new"),))])
+    monkeypatch.undo()
+    assert read_records(path) == [Prompt((user("old"),))]
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+def test_no_records_and_text_that_is_no_text_are_not_written(tmp_path):
+    with pytest.raises(SawyerError, match="no records to write"):
+        write_records(tmp_path / "a.jsonl", [])
+    with pytest.raises(SawyerError, match="surrogate"):
+        write_records(tmp_path / "a.jsonl", [Prompt((user("\ud83d"),))])
+    assert os.listdir(tmp_path) == []
+
+
+def test_reports_of_several_files_add_up():
+    total = LoadReport(kept=1)
+    for name in "ab":
+        other = LoadReport(kept=2)
+        for number in range(1, 4):
+            other.drop("no prompt", f"{name}:{number}")
+        total.add(other)
+    assert (total.kept, total.dropped, total.rows) == (5, {"no prompt": 6}, 11)
+    assert total.examples == {"no prompt": ["a:1", "a:2", "a:3"]}
