@@ -149,7 +149,7 @@ class ChatFormat:
 
     def completion_ids(self, text: str) -> list[int]:
         """The tokens of an answer, to follow `prompt_ids`: its text and exactly one end token."""
-        return self._encode_run(self._leading(text), first=False, people=[text]) + [self.eos_id]
+        return [*self._encode_run(self._leading(text), first=False, people=[text]), self.eos_id]
 
     def conversation_ids(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """The tokens of a whole dialogue, and for each whether it is the assistant's: content or its end token.
@@ -247,7 +247,7 @@ class ChatFormat:
         return pieces
 
     def _literal(self, text: str, after_answer: bool) -> list[_Piece]:
-        """The template's own text in pieces. After an answer, its end token is scored and white space before it goes."""
+        """The template's own text in pieces; after an answer, its end token is scored, white space before that goes."""
         pieces: list[_Piece] = []
         position = 0
         for match in self._special.finditer(text):
@@ -272,7 +272,7 @@ class ChatFormat:
     # ------------------------------------------------------------------ pieces to tokens
 
     def _encode(self, pieces: Sequence[_Piece]) -> tuple[list[int], list[bool]]:
-        """Tokens and mask of pieces: neighbouring texts of one kind are encoded as one run; exactly one BOS in front."""
+        """Tokens and mask of pieces: neighbouring texts of one kind are encoded as one run; one BOS in front."""
         ids: list[int] = []
         mask: list[bool] = []
         at = 0

@@ -10,7 +10,7 @@ Legend: S slots, T tokens, H query heads, J key-value heads, D head size, A acti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,12 +64,8 @@ class KVCache:
         self._masks = {}
         self._level = bool((position_A == position_A[0]).all())
 
-    def copy(self, source: int, target: int | Sequence[int], length: int) -> None:
+    def copy(self, source: int, targets: Iterable[int], length: int) -> None:
         """Copy the first `length` tokens of a slot to one or more others."""
-        if isinstance(target, Sequence):
-            targets = list(target)
-        else:
-            targets = [target]
         for pair in self._layers.values():
             for stored_S_J_T_D in pair:
                 for slot in targets:

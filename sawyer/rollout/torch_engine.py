@@ -63,7 +63,6 @@ class TorchEngine:
 
     Attributes:
         forward_tokens: tokens computed by the backbone since the engine was made, prompts included.
-        pad_id, stop_ids: see `ChatFormat`.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class TorchEngine:
     ):
         """
         Args:
-            model: a Hugging Face causal language model, or one with adapters (peft) if `share`.
+            model: a Hugging Face causal language model, with or without adapters (peft).
             chat: how prompts and completions are written.
             precision: type of the engine's own weights and cache; ignored if `share`.
             max_batch: most sequences at a time.
@@ -91,8 +90,8 @@ class TorchEngine:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         if not kv_cache.supports(base):
             raise SawyerError(
-                f"the torch engine cannot generate with a {type(base).__name__}: it needs a decoder whose layers are all "
-                "attention through transformers' AttentionInterface"
+                f"the torch engine cannot generate with a {type(base).__name__}: it needs a decoder whose layers are "
+                "all attention through transformers' AttentionInterface"
             )
         if max_batch < 1 or token_budget < 1:
             raise SawyerError("max_batch and token_budget must be at least 1")
@@ -105,7 +104,9 @@ class TorchEngine:
         self._context = getattr(base.config.get_text_config(), "max_position_embeddings", None)
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Copy weights, named as in the model's state dict, into the engine's own, casting. Tied ones may be left out.
+        """Copy weights into the engine's own, casting. Tied ones may be left out.
+
+        Names are those of the Hugging Face model's state dict (with adapters: of `get_base_model()`'s).
 
         An engine that shares its model sees the trainer's weights as they are: there is nothing to copy.
 
@@ -300,7 +301,7 @@ class _Run:
                 last = self.active.pop()
                 if last is not sequence:  # the last active sequence moves into the slot that is free now
                     self.active[slot] = last
-                    self.cache.copy(len(self.active), slot, last.start + len(last.ids) - 1)
+                    self.cache.copy(len(self.active), [slot], last.start + len(last.ids) - 1)
                 yield sequence
 
     def _new_sequences(self, index: int) -> list[_Sequence]:
