@@ -1,0 +1,182 @@
+"""The key-value cache of a batch of sequences that come and go, and the attention over it.
+
+The attention is registered with transformers' `AttentionInterface` under `NAME`; a model's forward hands the cache down
+to it as the keyword argument `sawyer_cache`, so no architecture needs code of its own. It honours what the modules ask
+for: grouped queries, `scaling`, `sliding_window` and `softcap`. Transformers builds no mask for an implementation it
+does not know.
+
+Legend: S slots, T tokens, H query heads, J key-value heads, D head size, A active sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
+
+NAME = "sawyer_decode"
+_LAYER_KINDS = {"full_attention", "sliding_attention"}
+
+
+def supports(model: Any) -> bool:
+    """Whether every layer of the model is attention that goes through the interface (a Mamba layer has other state)."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return bool(getattr(model, "_supports_attention_backend", False)) and kinds <= _LAYER_KINDS
+
+
+@dataclass(frozen=True)
+class Span:
+    """A prompt in the packed row of a prefill: tokens `start` to `end`, whose keys and values go to `slots`."""
+
+    start: int
+    end: int
+    slots: tuple[int, ...]
+
+
+class KVCache:
+    """Keys and values `[S, J, T, D]` of every layer, allocated once; sequences occupy slots.
+
+    Before a forward, `plan_prefill` or `plan_decode` says what its tokens are.
+    """
+
+    def __init__(self, slots: int, length: int):
+        self.slots = slots
+        self.length = length
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._spans: Sequence[Span] | None = None
+        self._masks: dict[int | None, torch.Tensor | None] = {}
+
+    def plan_prefill(self, spans: Sequence[Span]) -> None:
+        """The next forward is one row of prompts end to end; none sees another."""
+        self._spans = spans
+
+    def plan_decode(self, position_A: torch.Tensor) -> None:
+        """The next forward is one token of each of the first A slots, at these positions."""
+        self._spans = None
+        self._position_A = position_A
+        self._row_A = torch.arange(len(position_A), device=position_A.device)
+        self._until = int(position_A.max()) + 1
+        self._masks = {}
+        self._level = bool((position_A == position_A[0]).all())
+
+    def copy(self, source: int, targets: Iterable[int], length: int) -> None:
+        """Copy the first `length` tokens of a slot to one or more others."""
+        for pair in self._layers.values():
+            for stored_S_J_T_D in pair:
+                for slot in targets:
+                    stored_S_J_T_D[slot, :, :length] = stored_S_J_T_D[source, :, :length]
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        """Store the new keys and values, and attend. Tensors are `[B, heads, T, D]`; so is what comes back."""
+        if layer not in self._layers:
+            self._layers[layer] = tuple(  # type: ignore[assignment]  # a pair
+                new.new_zeros(self.slots, new.shape[1], self.length, new.shape[3]) for new in (key, value)
+            )
+        keys_S_J_T_D, values_S_J_T_D = self._layers[layer]
+        if self._spans is None:
+            active, heads, _, size = query.shape
+            keys_S_J_T_D[self._row_A, :, self._position_A] = key[:, :, 0]
+            values_S_J_T_D[self._row_A, :, self._position_A] = value[:, :, 0]
+            keys = keys_S_J_T_D[:active, :, : self._until]
+            values = values_S_J_T_D[:active, :, : self._until]
+            grouped = query.reshape(active, keys.shape[1], -1, size)  # the queries that share a key head, side by side
+            mask = self._decode_mask(window, query.dtype)
+            return _attention(grouped, keys, values, mask, scaling, softcap).reshape(active, heads, 1, -1)
+        out = query.new_empty(*query.shape[:3], value.shape[-1])
+        for span in self._spans:
+            k, v = key[:, :, span.start : span.end], value[:, :, span.start : span.end]
+            length = span.end - span.start
+            for slot in span.slots:
+                keys_S_J_T_D[slot, :, :length] = k[0]
+                values_S_J_T_D[slot, :, :length] = v[0]
+            q = query[:, :, span.start : span.end]
+            out[:, :, span.start : span.end] = _causal_attention(q, k, v, scaling, window, softcap)
+        return out
+
+    def _decode_mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """What each sequence may see, `[A, 1, 1, T]` to add to the scores; None if that is everything."""
+        if window is not None and window >= self._until:
+            window = None
+        if window not in self._masks:
+            mask = None
+            if not self._level or window is not None:
+                key_T = torch.arange(self._until, device=self._position_A.device)
+                seen_A_T = key_T <= self._position_A[:, None]
+                if window is not None:
+                    seen_A_T &= key_T > self._position_A[:, None] - window
+                mask = torch.zeros(seen_A_T.shape, dtype=dtype, device=key_T.device)
+                mask = mask.masked_fill_(~seen_A_T, float("-inf"))[:, None, None]
+            self._masks[window] = mask
+        return self._masks[window]
+
+
+def _causal_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float, window: int | None, softcap: float | None
+) -> torch.Tensor:
+    """Every token of one prompt sees itself and what is before it, at most `window` tokens."""
+    length, groups = q.shape[2], q.shape[1] // k.shape[1]
+    if softcap is None and (window is None or length <= window):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=groups > 1)
+    at_T = torch.arange(length, device=q.device)
+    seen_T_T = at_T <= at_T[:, None]
+    if window is not None:
+        seen_T_T &= at_T > at_T[:, None] - window
+    mask = torch.zeros(length, length, dtype=q.dtype, device=q.device).masked_fill_(~seen_T_T, float("-inf"))
+    k, v = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (k, v))
+    return _attention(q, k, v, mask, scaling, softcap)
+
+
+def _attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float,
+    softcap: float | None,
+) -> torch.Tensor:
+    if softcap is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+    scores = softcap * torch.tanh((q @ k.transpose(-1, -2)).float() * (scaling / softcap))
+    if mask is not None:
+        scores = scores + mask
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
+def _decode_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    sawyer_cache: KVCache | None = None,
+    s_aux: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention as `AttentionInterface` wants it: `[B, H, T, D]` in, `[B, T, H, D]` out."""
+    if sawyer_cache is None or s_aux is not None:
+        raise NotImplementedError(f"{NAME} needs a KVCache and knows no attention sinks ({type(module).__name__})")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    layer: int = module.layer_idx  # type: ignore[assignment]  # every decoder's attention knows its layer
+    out = sawyer_cache.attend(layer, query, key, value, scale, sliding_window, softcap)
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, _decode_attention)

@@ -1,0 +1,330 @@
+"""Generation with a Hugging Face decoder, on whatever device torch has.
+
+A prompt is computed once, however many samples it gets. Sequences occupy slots of a cache that never grows; a slot
+whose sequence ends takes the next one from the queue, and when the queue is empty the batch shrinks, so a finished
+sequence costs nothing. Only the last position of a sequence goes through the language model's head.
+
+What is drawn depends on the seed, the prompt and the sample number: every sequence has its own stream of uniform
+numbers, keyed by these three. What shares the batch changes only the rounding of the logits (about 1e-6 in float32, so
+that a token changes only where a uniform number falls that close to a border between two tokens; in bfloat16 about
+1e-2, so there a completion may differ between batches).
+
+Legend: A active sequences, V vocabulary, D hidden size, T tokens of packed prompts.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from sawyer.data.chat import ChatFormat
+from sawyer.data.records import Prompt
+from sawyer.errors import SawyerError
+from sawyer.models.logits import final_logits
+from sawyer.rollout import kv_cache
+from sawyer.rollout.decoding import check_sampling, draw
+from sawyer.rollout.protocol import Completion, Sampling
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One sampled sequence, as tokens. The fields are those of `Completion`."""
+
+    ids: tuple[int, ...]
+    logps: tuple[float, ...]
+    finished: bool
+
+
+@dataclass
+class _Sequence:
+    """A sequence that is being generated."""
+
+    prompt: int
+    sample: int
+    start: int  # the prompt's length
+    uniforms: np.ndarray
+    ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+    ended: bool = False
+
+
+class TorchEngine:
+    """The `Engine` on torch.
+
+    Attributes:
+        forward_tokens: tokens computed by the backbone since the engine was made, prompts included.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        chat: ChatFormat,
+        *,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        max_batch: int = 64,
+        token_budget: int = 32_768,
+        share: bool = False,
+    ):
+        """
+        Args:
+            model: a Hugging Face causal language model, with or without adapters (peft).
+            chat: how prompts and completions are written.
+            precision: type of the engine's own weights and cache; ignored if `share`.
+            max_batch: most sequences at a time.
+            token_budget: most tokens that the cache holds: fewer sequences run at a time if they are long.
+            share: generate with `model` itself, in its own precision, rather than with a copy. It is left as it was.
+
+        Raises:
+            SawyerError: the architecture has layers that are not attention over a plain cache.
+        """
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if not kv_cache.supports(base):
+            raise SawyerError(
+                f"the torch engine cannot generate with a {type(base).__name__}: it needs a decoder whose layers are "
+                "all attention through transformers' AttentionInterface"
+            )
+        if max_batch < 1 or token_budget < 1:
+            raise SawyerError("max_batch and token_budget must be at least 1")
+        self.chat = chat
+        self.max_batch = max_batch
+        self.token_budget = token_budget
+        self.forward_tokens = 0
+        self._shared = share
+        self._model = base if share else _frozen_copy(base, DTYPES[precision])
+        self._context = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+
+    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Copy weights into the engine's own, casting. Tied ones may be left out.
+
+        Names are those of the Hugging Face model's state dict (with adapters: of `get_base_model()`'s).
+
+        An engine that shares its model sees the trainer's weights as they are: there is nothing to copy.
+
+        Raises:
+            SawyerError: a weight is missing or has another shape.
+        """
+        if self._shared:
+            return
+        with torch.no_grad():
+            for name, own in self._model.named_parameters():
+                if name not in weights or weights[name].shape != own.shape:
+                    raise SawyerError(f"the weights for the engine lack {name} of shape {tuple(own.shape)}")
+                own.copy_(weights[name])
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        n: int = 1,
+        *,
+        seed: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """`n` completions of each prompt, in order. See `Engine.generate`.
+
+        Raises:
+            SawyerError: n is not positive, the sampling settings contradict each other, a prompt is empty or leaves no
+                room for `max_tokens` in the model's context (the message names its index).
+        """
+        for index, prompt in enumerate(prompts):
+            if not prompt.text.strip():
+                raise SawyerError(f"prompt {index} is empty")
+        drawn = self.generate_ids([self.chat.prompt_ids(p.prompt) for p in prompts], sampling, n, seed, progress)
+        return [[Completion(d.ids, d.logps, self.chat.decode(d.ids), d.finished) for d in samples] for samples in drawn]
+
+    def generate_ids(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        n: int = 1,
+        seed: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Drawn]]:
+        """As `generate`, on tokens."""
+        if n < 1:
+            raise SawyerError(f"n is {n}: ask for at least one completion per prompt")
+        check_sampling(sampling)
+        for index, ids in enumerate(prompts):
+            if not len(ids):
+                raise SawyerError(f"prompt {index} is empty")
+            if self._context is not None and len(ids) + sampling.max_tokens > self._context:
+                raise SawyerError(
+                    f"prompt {index} has {len(ids)} tokens, which with max_tokens {sampling.max_tokens} exceeds the "
+                    f"model's context of {self._context}: shorten it or lower max_tokens"
+                )
+        if not prompts:
+            return []
+        out: list[list[Drawn | None]] = [[None] * n for _ in prompts]
+        with self._ready():
+            for s in _Run(self, prompts, sampling, n, seed, progress).sequences():
+                out[s.prompt][s.sample] = Drawn(tuple(s.ids), tuple(s.logps), s.ended)
+        return [[drawn for drawn in samples if drawn is not None] for samples in out]
+
+    def forward(self, ids_B_T: torch.Tensor, position_B_T: torch.Tensor, cache: kv_cache.KVCache) -> torch.Tensor:
+        """The backbone's hidden states `[B, T, D]`, keys and values going to the cache."""
+        self.forward_tokens += ids_B_T.numel()
+        return self._model.base_model(
+            input_ids=ids_B_T, position_ids=position_B_T, use_cache=False, sawyer_cache=cache
+        ).last_hidden_state
+
+    def logits(self, hidden_A_D: torch.Tensor) -> torch.Tensor:
+        return final_logits(self._model, hidden_A_D)
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.get_output_embeddings().weight.device
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """Inside, the model runs without gradients or dropout, and attends over our cache."""
+        model, before, training = self._model, self._model.config._attn_implementation, self._model.training
+        model.eval()
+        model.set_attn_implementation(kv_cache.NAME)
+        try:
+            with torch.no_grad() if self._shared else torch.inference_mode():
+                yield
+        finally:
+            model.set_attn_implementation(before)
+            model.train(training)
+
+
+class _Run:
+    """One call of `generate`: the queue, the slots, and the loop between them. The first A slots are active."""
+
+    def __init__(
+        self,
+        engine: TorchEngine,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        n: int,
+        seed: int,
+        progress: Callable[[int], None] | None,
+    ):
+        self.engine, self.prompts, self.sampling, self.n, self.seed = engine, prompts, sampling, n, seed
+        self.progress = progress or (lambda count: None)
+        self.stop_ids = engine.chat.stop_ids
+        longest = max(map(len, prompts)) + sampling.max_tokens
+        self.slots = max(1, min(engine.max_batch, engine.token_budget // longest, len(prompts) * n))
+        # one more slot keeps the prompt whose samples have not all found a place yet
+        self.held_slot = self.slots
+        self.cache = kv_cache.KVCache(self.slots + 1, longest)
+        # neighbours in the queue are of like length, so a batch reads little cache that a shorter sequence masks
+        self.queue = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
+        self.active: list[_Sequence] = []
+        self.held: deque[_Sequence] = deque()
+        self.held_logits: torch.Tensor | None = None
+
+    def sequences(self) -> Iterator[_Sequence]:
+        """The sequences as they finish."""
+        while self.queue or self.held or self.active:
+            yield from self._admit()
+            yield from self._step()
+
+    def _admit(self) -> Iterator[_Sequence]:
+        """Fill free slots: first with samples of the prompt that is held, then with prompts from the queue."""
+        if self.held and len(self.active) < self.slots:
+            assert self.held_logits is not None
+            first = len(self.active)
+            count = min(len(self.held), self.slots - first)
+            self.active += [self.held.popleft() for _ in range(count)]
+            self.cache.copy(self.held_slot, range(first, first + count), self.active[-1].start)
+            yield from self._advance(self.held_logits.expand(count, -1), first)
+        # A prefill of one prompt at a time would be slow: wait until an eighth of the slots is free.
+        if not self.held and self.queue and self.slots - len(self.active) >= min(self.n, -(-self.slots // 8)):
+            yield from self._prefill()
+
+    def _prefill(self) -> Iterator[_Sequence]:
+        first = len(self.active)
+        ids: list[int] = []
+        spans: list[kv_cache.Span] = []
+        samples: list[int] = []
+        while self.queue and len(self.active) < self.slots and not self.held:
+            index = self.queue.popleft()
+            new = self._new_sequences(index)
+            at = len(self.active)
+            room = min(self.n, self.slots - at)
+            self.active += new[:room]
+            self.held.extend(new[room:])
+            slots = (*range(at, at + room), *([self.held_slot] if self.held else []))
+            spans.append(kv_cache.Span(len(ids), len(ids) + len(self.prompts[index]), slots))
+            samples.append(room)
+            ids += self.prompts[index]
+        device = self.engine.device
+        position_T = torch.cat([torch.arange(s.end - s.start) for s in spans]).to(device)
+        self.cache.plan_prefill(spans)
+        hidden_T_D = self.engine.forward(torch.tensor([ids], device=device), position_T[None], self.cache)[0]
+        logits = self.engine.logits(hidden_T_D[[s.end - 1 for s in spans]])
+        self.held_logits = logits[-1:].clone() if self.held else None
+        yield from self._advance(logits.repeat_interleave(torch.tensor(samples, device=device), 0), first)
+
+    def _step(self) -> Iterator[_Sequence]:
+        """One more token of every active sequence."""
+        if not self.active:
+            return
+        device = self.engine.device
+        ids_A = torch.tensor([s.ids[-1] for s in self.active], device=device)
+        position_A = torch.tensor([s.start + len(s.ids) - 1 for s in self.active], device=device)
+        self.cache.plan_decode(position_A)
+        hidden_A_1_D = self.engine.forward(ids_A[:, None], position_A[:, None], self.cache)
+        yield from self._advance(self.engine.logits(hidden_A_1_D[:, -1]), 0)
+
+    def _advance(self, logits_A_V: torch.Tensor, first: int) -> Iterator[_Sequence]:
+        """Draw the next token of the sequences from slot `first` on, and free the slots of those that end."""
+        sequences = self.active[first:]
+        device = logits_A_V.device
+        uniforms = np.array([s.uniforms[len(s.ids)] for s in sequences])
+        token_A, logp_A = draw(
+            logits_A_V,
+            self.sampling,
+            torch.from_numpy(uniforms).to(device),
+            forbidden_ids=sorted(self.stop_ids),
+            forbid_B=torch.tensor([len(s.ids) < self.sampling.min_tokens for s in sequences], device=device),
+        )
+        for sequence, token, logp in zip(sequences, token_A.tolist(), logp_A.tolist(), strict=True):
+            sequence.ids.append(token)
+            sequence.logps.append(logp)
+            sequence.ended = token in self.stop_ids
+        self.progress(len(sequences))
+        for slot in range(len(self.active) - 1, first - 1, -1):
+            sequence = self.active[slot]
+            if sequence.ended or len(sequence.ids) == self.sampling.max_tokens:
+                last = self.active.pop()
+                if last is not sequence:  # the last active sequence moves into the slot that is free now
+                    self.active[slot] = last
+                    self.cache.copy(len(self.active), [slot], last.start + len(last.ids) - 1)
+                yield sequence
+
+    def _new_sequences(self, index: int) -> list[_Sequence]:
+        prompt = np.asarray(self.prompts[index], dtype=np.int64)
+        return [
+            _Sequence(index, sample, len(prompt), _uniforms(self.seed, prompt, sample, self.sampling.max_tokens))
+            for sample in range(self.n)
+        ]
+
+
+def _uniforms(seed: int, prompt: np.ndarray, sample: int, count: int) -> np.ndarray:
+    """The uniform numbers, in [0, 1), of a sequence: the first ones are the same for every `count`."""
+    key = hashlib.blake2b(f"{seed} {sample} ".encode() + prompt.tobytes(), digest_size=16).digest()
+    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+    return generator.random(count, dtype=np.float32)
+
+
+def _frozen_copy(model: Any, dtype: torch.dtype) -> Any:
+    """A copy of the model whose weights are cast and need no gradients; tied weights stay tied.
+
+    Buffers keep their type: rotary frequencies are float32 in every precision.
+    """
+    memo: dict[int, Any] = {
+        id(p): torch.nn.Parameter(p.detach().to(dtype, copy=True), requires_grad=False) for p in model.parameters()
+    }
+    return copy.deepcopy(model, memo).eval()
