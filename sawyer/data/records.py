@@ -73,7 +73,9 @@ class Conversation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "messages", _messages(self.messages, "messages"))
         if not any(message["role"] == "assistant" for message in self.messages):
-            raise SawyerError("a conversation needs at least one assistant turn, there is nothing to learn from otherwise")
+            raise SawyerError(
+                "a conversation needs at least one assistant turn, there is nothing to learn from otherwise"
+            )
 
     @property
     def prompt(self) -> tuple[Message, ...]:
