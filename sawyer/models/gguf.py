@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import struct
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from sawyer.errors import SawyerError, reason
 from sawyer.models.progress import without_progress_bars
 
-_UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError)
+_UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, struct.error)
 
 
 def read_gguf(

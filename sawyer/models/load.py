@@ -68,18 +68,16 @@ def load_policy(
     architecture, and for models that need remote code.
     """
     place = locate(name)
+    adapter = place / "adapter_config.json"
+    if adapter.is_file():
+        base = load_policy(_base_name(adapter), dtype=dtype, attn_implementation=attn_implementation)
+        return _with_adapter(base, place, merge=merge_adapter)
     if place.suffix == ".gguf":
         model = read_gguf(place, dtype=dtype, attn_implementation=attn_implementation)
         _drop_dropout(model.config)
-        return _match_tokenizer(model, place)
-    if (place / "adapter_config.json").is_file():
-        base = load_policy(
-            _base_name(place / "adapter_config.json"), dtype=dtype, attn_implementation=attn_implementation
-        )
-        return _with_adapter(base, place, merge=merge_adapter)
-    model = _from_folder(AutoModelForCausalLM, place, _read_config(place), dtype, attn_implementation)
-    model.config._name_or_path = portable_name(name)
-    model.name_or_path = portable_name(name)
+    else:
+        model = _from_folder(AutoModelForCausalLM, place, _read_config(place), dtype, attn_implementation)
+    model.config._name_or_path = model.name_or_path = portable_name(name)  # what an adapter will call its base
     return _match_tokenizer(model, place)
 
 
@@ -222,13 +220,20 @@ def _match_tokenizer(model: PreTrainedModel, place: Path) -> PreTrainedModel:
         return model
     tokenizer = load_tokenizer(str(place))
     model.config.pad_token_id = tokenizer.pad_token_id
-    if model.generation_config is not None:
+    if getattr(model, "generation_config", None) is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = _embedding_weight(model.get_input_embeddings()).shape[0]
     if len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             if layer is not None:
+                weight = _embedding_weight(layer)
                 with torch.no_grad():
-                    layer.weight[rows:] = layer.weight[:rows].mean(dim=0)
+                    weight[rows:] = weight[:rows].mean(dim=0)
     return model
+
+
+def _embedding_weight(layer: torch.nn.Module) -> torch.Tensor:
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from sawyer.errors import SawyerError, reason
-from sawyer.models.embedded import ALIASES, embedded_model
+from sawyer.models.embedded import ALIASES, HUB_ID, embedded_model
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -45,9 +45,10 @@ def locate(name: str) -> Path:
 
 def portable_name(name: str) -> str:
     """How an adapter should call its base so that it is found again: an absolute path, or the hub id."""
-    if Path(name).expanduser().exists():
-        return str(Path(name).expanduser().resolve())
-    return str(embedded_model()) if name.lower() in ALIASES else name
+    path = Path(name).expanduser()
+    if path.exists():
+        return str(path.resolve())
+    return HUB_ID if name.lower() in ALIASES else name
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -139,7 +140,7 @@ def _from_hub(hub_id: str) -> Path:
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise SawyerError(
-            f"{hub_id} is not a local folder and could not be fetched from the Hugging Face hub ({reason(error)}): check "
-            "the name and the network, or use smollm2, which needs no hub."
+            f"{hub_id} is not a local folder and could not be fetched from the Hugging Face hub ({reason(error)}): "
+            "check the name and the network, or use smollm2, which needs no hub."
         ) from error
     return _checked_path(folder)

@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sawyer.errors import SawyerError
+from sawyer.errors import SawyerError, reason
 from sawyer.models.progress import without_progress_bars
 
 
@@ -32,12 +33,12 @@ def save_model(
         with without_progress_bars():
             _write_weights(model, folder, merge=merge, dtype=dtype)
         tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise SawyerError(_cannot_write(folder, error.strerror or str(error))) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise SawyerError(_cannot_write(folder, str(error))) from error
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or reason(error)
+        raise SawyerError(
+            f"The model could not be written to {folder} ({why}): "
+            "free space there, or choose another folder with --out."
+        ) from error
     return folder
 
 
@@ -53,8 +54,7 @@ def _write_weights(model: PreTrainedModel, folder: Path, *, merge: bool, dtype: 
                 )
             model = copy.deepcopy(model).merge_and_unload()
         else:
-            state = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()} if dtype else None
-            model.save_pretrained(folder, state_dict=state)
+            model.save_pretrained(str(folder), state_dict=_cast(model.state_dict(), dtype) if dtype else None)
             return
     if dtype is None or dtype == model.dtype:
         model.save_pretrained(folder)
@@ -79,7 +79,3 @@ def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch
             done[key] = tensor.to(dtype)
         cast[name] = done[key]
     return cast
-
-
-def _cannot_write(folder: Path, why: str) -> str:
-    return f"The model could not be written to {folder} ({why}): free space there, or choose another folder with --out."
