@@ -127,6 +127,23 @@ def test_cache_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
         embedded.embedded_model()
 
 
+def test_hub_copy_is_made_float32_with_padding_and_digits_put_right(cache, monkeypatch, tiny_policy, tiny_tokenizer):
+    snapshot = cache.parent / "snapshot" / "4b1d"
+    tiny_policy("llama").to(torch.bfloat16).save_pretrained(snapshot)
+    tiny_tokenizer.save_pretrained(snapshot)
+    settings = json.loads((snapshot / "tokenizer_config.json").read_text()) | {"pad_token": "<|im_end|>"}
+    (snapshot / "tokenizer_config.json").write_text(json.dumps(settings))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
+    folder = str(embedded.embedded_model("hub", announce=lambda _: None))
+    tokenizer, policy = load_tokenizer(folder), load_policy(folder)
+    assert json.loads((cache / "hub" / "source.json").read_text())["revision"] == "4b1d"
+    assert json.loads((cache / "hub" / "config.json").read_text())["dtype"] == "float32"
+    assert policy.config.pad_token_id == tokenizer.pad_token_id == tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert tokenizer.chat_template == tiny_tokenizer.chat_template
+    split = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("a  5")
+    assert [piece for piece, _ in split] == ["a", "ĠĠ", "5"]
+
+
 @pytest.fixture(scope="module")
 def smollm2() -> str:
     try:

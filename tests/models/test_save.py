@@ -85,6 +85,20 @@ def test_adapter_alone_is_small_and_loads_onto_its_base(saved_policy, tiny_token
     )
 
 
+@pytest.mark.parametrize("merge", [True, False])
+def test_adapted_reward_model_keeps_its_trained_head(saved_policy, tiny_tokenizer, tmp_path, merge):
+    reward = load_sequence_classifier(saved_policy("llama"), seed=7)
+    adapted = get_peft_model(reward, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="SEQ_CLS"))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    adapted.eval()
+    folder = save_model(adapted, tiny_tokenizer, tmp_path / "reward", merge=merge)
+    again = load_sequence_classifier(str(folder))
+    torch.testing.assert_close(again(input_ids=IDS).logits, adapted(input_ids=IDS).logits, rtol=1e-4, atol=1e-4)
+
+
 def test_folder_that_cannot_be_written_is_a_sentence(tiny_policy, tiny_tokenizer, tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(SawyerError, match="could not be written") as error:
