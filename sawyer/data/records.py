@@ -7,7 +7,7 @@ elsewhere, and the other way round:
 |---------------|--------------------------------------------------------------------------------------|
 | `Conversation`| `{"messages": [{"role", "content"}, ...]}`                                           |
 | `Prompt`      | `{"prompt": [{"role", "content"}, ...]}`                                             |
-| `Comparison`  | K = 2 without scores: `{"prompt", "chosen", "rejected"}`; otherwise `{"prompt", "completions", "scores"?}` |
+| `Comparison`  | `{"prompt", "chosen", "rejected"}`, or with scores or K > 2 `{"prompt", "completions", "scores"?}` |
 | `Labelled`    | `{"prompt", "completion", "label"}`                                                  |
 
 Every row may carry `info`, a JSON object that travels with it: what a rule-based reward needs to know of the prompt,
@@ -126,6 +126,7 @@ class Comparison:
         return self.completions[-1]
 
     def row(self) -> dict[str, Any]:
+        row: dict[str, Any]
         if len(self.completions) == 2 and self.scores is None:
             row = {"prompt": list(self.prompt), "chosen": _turn(self.chosen), "rejected": _turn(self.rejected)}
         else:
