@@ -26,6 +26,7 @@ from sawyer.errors import SawyerError
 from sawyer.trees.tree import Branches, Layout
 
 NAME = "sawyer_tree"
+CALLS = "calls"  # in a layout's cache: how many layers have asked for tree attention since it was last set to 0
 DENSE_UP_TO = 1024  # tokens in a tree; beyond, the scores of one tree outgrow the caches and SDPA wins
 
 
@@ -42,6 +43,7 @@ def tree_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     position_ids: torch.Tensor | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention over a packed row, in the signature transformers asks for.
@@ -54,6 +56,7 @@ def tree_attention(
             still hand down `position_ids`, and find it there.
         sliding_window: a query sees keys less than this many positions back.
         softcap: scores become `softcap * tanh(scores / softcap)` (Gemma 2).
+        s_aux: must be None; the attention sinks of gpt-oss are not supported.
 
     Returns:
         `[1, T, H, D]` and no attention weights.
@@ -63,6 +66,9 @@ def tree_attention(
         raise SawyerError(
             f"{type(module).__name__} does not pass keyword arguments to its attention, so trees cannot be packed for it"
         )
+    if s_aux is not None:
+        raise SawyerError(f"{type(module).__name__} has attention sinks, which trees do not support; use another model")
+    layout.cache[CALLS] = layout.cache.get(CALLS, 0) + 1
     if dropout and module.training:
         raise SawyerError("tree attention has no dropout; set the model's attention dropout to 0")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from sawyer.errors import SawyerError
 from sawyer.models.logits import logit_scale_and_cap
 from sawyer.trees import attention
 from sawyer.trees.logprobs import token_logprobs
@@ -36,7 +37,13 @@ class TreeModel(nn.Module):
         return next(self.model.parameters()).device
 
     def hidden(self, batch: TreeBatch) -> torch.Tensor:
-        """`[T, D]` the last hidden state at every packed position."""
+        """`[T, D]` the last hidden state at every packed position.
+
+        Raises:
+            SawyerError: a layer mixes tokens in a way of its own (recurrence, convolution, its own attention), so that
+                packed completions would see each other.
+        """
+        batch.layout.cache[attention.CALLS] = 0
         position_ids = batch.position_ids[None]
         position_ids.tree_layout = batch.layout  # type: ignore[attr-defined]
         output = self.core.base_model(
@@ -45,6 +52,13 @@ class TreeModel(nn.Module):
             use_cache=False,
             tree_layout=batch.layout,
         )
+        layers = self.core.config.get_text_config().num_hidden_layers
+        if batch.layout.cache[attention.CALLS] < layers:
+            raise SawyerError(
+                f"{type(self.core).__name__} cannot be trained: {layers - batch.layout.cache[attention.CALLS]} of its "
+                f"{layers} layers are recurrent or bring an attention of their own, where completions packed beside "
+                "each other would mix; use a model whose layers all go through transformers' AttentionInterface"
+            )
         return output.last_hidden_state[0]
 
 

@@ -50,7 +50,7 @@ PECULIARITIES = {
 
 @pytest.fixture(scope="session")
 def decoder() -> Callable[..., PreTrainedModel]:
-    """`decoder(arch)`: a fresh causal LM of two layers, float32, without dropout; `reward=True` gives it a score head."""
+    """`decoder(arch)`: a fresh causal LM of two layers, float32, no dropout; with `reward=True` under a score head."""
 
     def build(arch: str, *, reward: bool = False, **changes) -> PreTrainedModel:
         config = CONFIG_MAPPING[arch](**{**SHAPE, **PECULIARITIES[arch], **changes})
