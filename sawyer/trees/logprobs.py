@@ -91,6 +91,8 @@ class _TiledLogprobs(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.zeros_like(hidden_N_D, dtype=torch.float32) if needs_hidden else None
         grad_weight = torch.empty_like(weight_V_D) if needs_weight else None
+        if grad_weight is not None and not len(target_N):  # no chunk will write it
+            grad_weight.zero_()
         grad_bias = torch.zeros_like(bias_V) if needs_bias and bias_V is not None else None
         for begin in range(0, hidden_N_D.shape[0], TOKENS):
             part = slice(begin, begin + TOKENS)
