@@ -1,0 +1,84 @@
+"""Tiny models, toy data that can be learned in a few updates, and journals that stop a training where one asks."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from sawyer.journal import Silent
+from sawyer.models.heads import attach_fresh_head
+from sawyer.train.settings import OptimizerSettings
+from sawyer.trees.model import TreePolicy, TreeReward
+from sawyer.trees.tree import TokenTree
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may catch it."""
+
+
+class DiesAt(Silent):
+    """A journal whose owner is killed while it logs (or shows) update `step`."""
+
+    def __init__(self, step: int, when: str = "log") -> None:
+        super().__init__()
+        self.step, self.when, self.shown = step, when, 0
+
+    def log(self, **figures) -> None:
+        super().log(**figures)
+        if self.when == "log" and figures["step"] == self.step:
+            raise Killed
+
+    def progress(self, total, title, unit="step", start=0):
+        self.shown = start
+        return super().progress(total, title, unit, start)
+
+    def advance(self, n: int = 1, **fields) -> None:
+        self.shown += n
+        if self.when == "advance" and self.shown == self.step:
+            raise Killed
+
+
+@pytest.fixture(scope="session")
+def toy() -> Callable[..., list[TokenTree]]:
+    """`toy(n, k)`: n trees of k completions; the first of each is made of low tokens, the last of high ones."""
+
+    def build(n: int = 24, k: int = 2, seed: int = 0, values: tuple[str, ...] = ()) -> list[TokenTree]:
+        g = torch.Generator().manual_seed(seed)
+
+        def tokens(low: int, high: int, most: int) -> list[int]:
+            length = int(torch.randint(2, most, (1,), generator=g))
+            return torch.randint(low, high, (length,), generator=g).tolist()
+
+        bands = [(10 + 40 * i, 40 + 40 * i) for i in range(k)]
+        return [
+            TokenTree(
+                tokens(10, 300, 8),
+                [tokens(*band, 9) for band in bands],
+                values={name: [-30.0 - 2 * i for i in range(k)] for name in values},
+            )
+            for _ in range(n)
+        ]
+
+    return build
+
+
+@pytest.fixture
+def policy(tiny_policy) -> Callable[..., TreePolicy]:
+    """`policy(arch)`: a fresh tiny policy over trees, always the same weights."""
+    return lambda arch="llama": TreePolicy(tiny_policy(arch))
+
+
+@pytest.fixture
+def reward(tiny_policy) -> Callable[..., TreeReward]:
+    """`reward()`: a fresh tiny reward model over trees, always the same weights."""
+    return lambda arch="llama": TreeReward(attach_fresh_head(tiny_policy(arch)))
+
+
+@pytest.fixture(scope="session")
+def optimizer() -> Callable[..., OptimizerSettings]:
+    """`optimizer(**changes)`: settings for the toys."""
+
+    def build(**changes) -> OptimizerSettings:
+        return OptimizerSettings(**{"learning_rate": 1e-3, "batch_size": 6, "token_budget": 64, "steps": 6, **changes})
+
+    return build
