@@ -5,6 +5,8 @@ Shapes: N scored tokens, C completions, R trees of K completions, best first.
 
 from __future__ import annotations
 
+import torch
+
 from sawyer.losses import preference, reward
 from sawyer.train.loop import Objective, Terms
 from sawyer.trees.model import TreeModel
@@ -24,10 +26,21 @@ def sft() -> Objective:
 
 
 def reward_model(*, centring: float = 0.0) -> Objective:
-    """Bradley-Terry on pairs, Plackett-Luce on rankings of more than two; reports accuracy of best against worst."""
+    """Bradley-Terry on pairs, Plackett-Luce on rankings of more than two; reports accuracy of best against worst.
+
+    Rankings of different lengths may share a row.
+    """
 
     def terms(model: TreeModel, batch: TreeBatch) -> Terms:
-        reward_R_K = batch.by_tree(model(batch))
+        reward_by_tree = model(batch).split([len(tree.completions) for tree in batch.layout.trees])
+        sums: Terms = {}
+        for count in sorted({len(reward_K) for reward_K in reward_by_tree}):
+            reward_R_K = torch.stack([reward_K for reward_K in reward_by_tree if len(reward_K) == count])
+            for name, value in of_one_length(reward_R_K).items():
+                sums[name] = sums[name] + value if name in sums else value
+        return sums
+
+    def of_one_length(reward_R_K: torch.Tensor) -> Terms:
         if reward_R_K.shape[1] == 2:
             loss_R = reward.bradley_terry(reward_R_K[:, 0], reward_R_K[:, 1], centring=centring)
         else:
