@@ -146,7 +146,11 @@ def forward_backward(
         weights.collect()
         for name, value in terms.items():
             sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach() / units
-    return sums or {"loss": torch.zeros((), device=model.device)}
+    if not rows:  # fewer rows than processes; the sum over processes needs the same terms from all
+        with torch.no_grad():
+            terms = objective.terms(model, TreeBatch.of(batch[:1], model.device))
+        sums = {name: torch.zeros_like(value) for name, value in terms.items()}
+    return sums
 
 
 @torch.no_grad()
