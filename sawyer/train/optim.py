@@ -14,9 +14,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from sawyer.models.precision import DTYPES
 from sawyer.train.settings import OptimizerSettings
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def learning_rate(step: int, total: int, settings: OptimizerSettings) -> float:
