@@ -20,7 +20,7 @@ HH_REJECTED = "\n\nHuman: Why?\n\nAssistant: No."
 
 ROWS = [
     ("alpaca", {"instruction": "Why?", "input": "", "output": "Because."}, TALK),
-    ("alpaca", {"instruction": "Why?", "input": "Us", "output": "No"}, Conversation((user("Why?\n\nUs"), assistant("No")))),
+    ("alpaca", {"instruction": "Why", "input": "A?", "output": "B"}, Conversation((user("Why\n\nA?"), assistant("B")))),
     ("alpaca", {"instruction": "Why?", "context": "", "response": "Because.", "category": "qa"}, TALK),
     (
         "alpaca",
