@@ -355,13 +355,15 @@ def start(recipe, out):
 
 
 def test_killed_at_any_moment_and_continued_is_bit_for_bit_the_same(recipe_file, tmp_path):
+    began = time.monotonic()
     whole = start(recipe_file, "whole")
     assert whole.wait(60) == 0, whole.stderr.read()
+    whole_seconds = time.monotonic() - began
     draw = random.Random(1)
     kills = 0
-    for _ in range(60):
+    for _ in range(40):
         process = start(recipe_file, "killed")
-        time.sleep(0.25 + draw.random() * 0.6)
+        time.sleep(whole_seconds * draw.uniform(0.1, 0.7))
         process.kill()
         if process.wait(60) == 0:
             break
