@@ -29,11 +29,11 @@ from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
 from sawyer.models.logits import final_logits
+from sawyer.models.precision import DTYPES
 from sawyer.rollout import kv_cache
 from sawyer.rollout.decoding import check_sampling, draw
 from sawyer.rollout.protocol import Completion, Sampling
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)

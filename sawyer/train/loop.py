@@ -72,7 +72,7 @@ def train(
         accelerator: splits the rows of an update over its processes.
 
     Returns:
-        the float32 master weights (`master_state()` is what to save).
+        the float32 master weights (`install()` puts them into the model, to be saved).
 
     Raises:
         SawyerError: no data; the loss is not a number (the last checkpoint is kept).

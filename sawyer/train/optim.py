@@ -126,6 +126,7 @@ class MasterWeights:
             }
         self.round()
 
-    def master_state(self) -> dict[str, torch.Tensor]:
-        """The weights to save: float32, by the model's parameter names."""
-        return dict(self.masters)
+    def install(self) -> None:
+        """Give the model its float32 weights back, to be saved. Training cannot go on after this."""
+        for name, weight in self.weights.items():
+            weight.data = self.masters[name]

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from sawyer.models.logits import logit_shape
 from sawyer.trees import attention
 from sawyer.trees.logprobs import token_logprobs
 from sawyer.trees.tree import TreeBatch
@@ -51,13 +52,12 @@ class TreePolicy(TreeModel):
     """A causal language model over trees: `policy(batch)` is the log-prob of every scored token, `[N]` float32."""
 
     def forward(self, batch: TreeBatch) -> torch.Tensor:
-        config = self.core.config
-        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+        scale, softcap = logit_shape(self.core)
         return token_logprobs(
             self.hidden(batch)[batch.predict_index],
             self.core.get_output_embeddings(),
             batch.target_ids,
-            softcap=getattr(config, "final_logit_softcapping", None),
+            softcap=softcap,
             scale=scale,
         )
 
