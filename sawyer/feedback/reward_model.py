@@ -31,6 +31,7 @@ class RewardModel:
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]]) -> list[list[float]]:
         """One reward for each completion of each prompt."""
         trees = [
-            completions_tree(self.chat, prompt.prompt, texts) for prompt, texts in zip(prompts, completions, strict=True)
+            completions_tree(self.chat, prompt.prompt, texts)
+            for prompt, texts in zip(prompts, completions, strict=True)
         ]
         return score_trees(self.model, trees, token_budget=self.token_budget)

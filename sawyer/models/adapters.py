@@ -25,7 +25,12 @@ class Trainable:
     """
 
     def __init__(
-        self, load: Callable[[], PreTrainedModel], lora: LoraSettings | None = None, *, task: str = "CAUSAL_LM", seed: int = 0
+        self,
+        load: Callable[[], PreTrainedModel],
+        lora: LoraSettings | None = None,
+        *,
+        task: str = "CAUSAL_LM",
+        seed: int = 0,
     ) -> None:
         self._load = load
         self._lora = lora

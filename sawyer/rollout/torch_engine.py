@@ -35,7 +35,6 @@ from sawyer.rollout.decoding import check_sampling, draw
 from sawyer.rollout.protocol import Completion, Sampling
 
 
-
 @dataclass(frozen=True)
 class Drawn:
     """One sampled sequence, as tokens. The fields are those of `Completion`."""

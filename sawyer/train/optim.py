@@ -18,7 +18,6 @@ from sawyer.models.precision import DTYPES
 from sawyer.train.settings import OptimizerSettings
 
 
-
 def learning_rate(step: int, total: int, settings: OptimizerSettings) -> float:
     """The rate of update `step` (from 0) of `total`: linear warm-up to the peak, then the schedule."""
     warmup = round(settings.warmup_ratio * total)

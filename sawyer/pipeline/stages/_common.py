@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
-from sawyer.data.records import Record
+from sawyer.data.records import Comparison, Conversation, Labelled, Prompt, Record
 from sawyer.errors import SawyerError
 from sawyer.pipeline.stage import Context
-from sawyer.train.settings import LoraSettings, OptimizerSettings
+from sawyer.train.settings import OptimizerSettings
 
 if TYPE_CHECKING:
     from sawyer.data.chat import ChatFormat
     from sawyer.models.adapters import Trainable
+    from sawyer.rollout.protocol import Completion
+    from sawyer.rollout.torch_engine import TorchEngine
     from sawyer.train.optim import MasterWeights
-    from sawyer.trees.model import TreeModel
 
 R = TypeVar("R", bound=Record)
 
@@ -55,14 +58,21 @@ def read_part(context: Context, ref: str, part: str, kind: type[R], limit: int |
     records = read_records(file)[:limit]
     wrong = next((type(record).__name__ for record in records if not isinstance(record, kind)), None)
     if wrong is not None:
+        needed = kind.__name__.lower() if isinstance(kind, type) else "record"
         raise SawyerError(
-            f"stage {context.name}: it needs {kind.__name__.lower()}s, but part '{part}' of {ref} holds {wrong.lower()}s"
+            f"stage {context.name}: it needs {needed}s, but part '{part}' of {ref} holds {wrong.lower()}s"
         )
     return records  # type: ignore[return-value]
 
 
 def trees_of(
-    context: Context, settings: TrainingSettings, ref: str, part: str, kind: type[R], make: Any, limit: int | None = None
+    context: Context,
+    settings: TrainingSettings,
+    ref: str,
+    part: str,
+    kind: type[R],
+    make: Any,
+    limit: int | None = None,
 ) -> tuple[list[Any], list[R]]:
     """The trees of one part of a data set and the records they come from; what is too long is dropped and said."""
     from sawyer.trees.build import build
@@ -80,13 +90,11 @@ def trees_of(
     return kept.trees, [records[i] for i in kept.indices]
 
 
-def save_trained(
-    context: Context, model: Trainable, tree_model: TreeModel, weights: MasterWeights, chat: ChatFormat
-) -> None:
+def save_trained(context: Context, trainable: Trainable, weights: MasterWeights, chat: ChatFormat) -> None:
     """Write the trained model, in float32, as the artifact of this stage."""
     if context.is_main:
         weights.install()
-        model.save(context.folder, chat)
+        trainable.save(context.folder, chat)
 
 
 def check_context(model: Any, max_tokens: int, name: str) -> None:
@@ -98,11 +106,64 @@ def check_context(model: Any, max_tokens: int, name: str) -> None:
         )
 
 
-def write_json(path: Path, value: Any) -> None:
-    from sawyer.pipeline.files import write_json as write
-
-    write(path, value)
-
-
 def mean(numbers: Sequence[float]) -> float:
     return sum(numbers) / max(1, len(numbers))
+
+
+def prompts_of(context: Context, ref: str, part: str, limit: int | None = None) -> list[Prompt]:
+    """The prompts of one part of a data set, each once, whatever its records are."""
+    from sawyer.data.sources import as_prompts
+
+    return as_prompts(read_part(context, ref, part, (Prompt, Comparison, Conversation, Labelled)))[:limit]  # type: ignore[type-var]
+
+
+def chat_of(name: str, template: str | None) -> ChatFormat:
+    """The chat format of a model: the template asked for, else its tokenizer's own, else `plain`."""
+    from sawyer.data.chat import ChatFormat
+    from sawyer.models.load import load_tokenizer
+
+    return ChatFormat(load_tokenizer(name), template, default="plain")
+
+
+def engine_for(context: Context, ref: str, template: str | None = None) -> TorchEngine:
+    """A torch engine that generates with a policy, in the run's precision, on the run's device."""
+    from sawyer.models.load import load_policy
+    from sawyer.models.precision import DTYPES
+    from sawyer.rollout.torch_engine import TorchEngine
+
+    name = context.model(ref)
+    model = load_policy(name, dtype=DTYPES[context.precision]).to(context.accelerator.device)
+    return TorchEngine(model, chat_of(name, template), share=True)
+
+
+def write_completions(file: Path, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]) -> None:
+    """One line a prompt: its row and the `completions` as texts with their tokens and log-probs."""
+    with file.open("w") as handle:
+        for prompt, samples in zip(prompts, completions, strict=True):
+            handle.write(json.dumps({**prompt.row(), "samples": [asdict(sample) for sample in samples]}) + "\n")
+
+
+def completion_parts(context: Context, ref: str) -> dict[str, tuple[list[Prompt], list[list[str]]]]:
+    """What `write_completions` wrote, by part: the prompts, and the texts of each one's completions."""
+    parts = {}
+    for file in sorted(context.artifact(ref).folder.glob("*.jsonl")):
+        if file.name == "metrics.jsonl":
+            continue
+        rows = [json.loads(line) for line in file.read_text().split("\n") if line]
+        prompts = [Prompt(row["prompt"], row.get("info", {})) for row in rows]
+        parts[file.stem] = prompts, [[sample["text"] for sample in row["samples"]] for row in rows]
+    return parts
+
+
+def conversation_trees(
+    context: Context, settings: Any, part: str, chat: ChatFormat, limit: int | None = None
+) -> list[Any]:
+    """Trees of conversations; of comparisons, their prompt and best completion."""
+    from sawyer.data.sources import as_conversations
+    from sawyer.trees.build import conversation_tree
+
+    def make(record: Conversation | Comparison) -> Any:
+        conversation = record if isinstance(record, Conversation) else as_conversations([record])[0]
+        return conversation_tree(chat, conversation)
+
+    return trees_of(context, settings, settings.data, part, (Conversation, Comparison), make, limit)[0]  # type: ignore[type-var]
