@@ -1,4 +1,4 @@
-"""Reference log-probs: computed once, kept beside the trees, so that a second model is never in memory while training."""
+"""Reference log-probs: computed once and kept, so that no second model is in memory while the policy trains."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def tree_attention(
     layout = tree_layout if tree_layout is not None else getattr(position_ids, "tree_layout", None)
     if layout is None:
         raise SawyerError(
-            f"{type(module).__name__} does not pass keyword arguments to its attention, so trees cannot be packed for it"
+            f"{type(module).__name__} hands no keyword arguments to its attention, so trees cannot be packed for it"
         )
     if dropout and module.training:
         raise SawyerError("tree attention has no dropout; set the model's attention dropout to 0")

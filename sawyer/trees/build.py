@@ -24,7 +24,7 @@ class Kept:
 
 
 def conversation_tree(chat: ChatFormat, record: Conversation) -> TokenTree:
-    """A dialogue as one completion: what comes before the first assistant token is the prompt, only assistant tokens score."""
+    """A dialogue as one completion: the prompt ends before the first assistant token; only assistant tokens score."""
     ids, mask = chat.conversation_ids(record.messages)
     first = mask.index(True)
     return TokenTree(ids[:first], [ids[first:]], [mask[first:]])

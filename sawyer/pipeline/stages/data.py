@@ -16,7 +16,7 @@ class Settings(BaseSettings):
 
     source: SourceSettings | None = None
     """Where the records come from."""
-    split: dict[str, Annotated[float, Field(gt=0, le=1)]] = {"train": 1.0}
+    split: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default={"train": 1.0}, min_length=1)
     """Name and share of each part of the source; a prompt never lies in two parts."""
     parts: dict[str, SourceSettings] | None = None
     """A source of its own for each part, for sources that come split."""

@@ -16,7 +16,7 @@ class Settings(BaseSettings):
     """The policy that answers."""
     data: Annotated[str, Ref("data")]
     """Where the prompts come from (completions that they have are ignored)."""
-    parts: list[str] = ["train"]
+    parts: list[str] = Field(default=["train"], min_length=1)
     """Which parts of the data to answer."""
     limit: int | None = Field(default=None, ge=1)
     """Answer at most so many prompts of each part."""
