@@ -27,7 +27,9 @@ class Journal(Protocol):
         """Drop what was logged after a checkpoint, before going on from it."""
         ...
 
-    def progress(self, total: int | None, title: str, unit: str = "step", start: int = 0) -> AbstractContextManager[Any]:
+    def progress(
+        self, total: int | None, title: str, unit: str = "step", start: int = 0
+    ) -> AbstractContextManager[Any]:
         """A progress display; what it yields has `advance(n, **fields)`."""
         ...
 

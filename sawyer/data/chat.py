@@ -3,8 +3,9 @@
 A template is rendered once with a unique mark in place of every content; the marks then tell which characters the
 template wrote and which a person did. Only the template's own text may become special tokens, so a content that reads
 `<|im_end|>` stays text and cannot forge a turn. Between two special tokens, text is encoded in one go, so an honest
-conversation gets the very tokens that `apply_chat_template` gives, with one exception: tokens never reach across the
-start of an assistant's turn, which makes a prompt's tokens a true prefix of prompt + completion.
+conversation gets the very tokens that `apply_chat_template` gives, with two exceptions: tokens never reach across the
+start of an assistant's turn, which makes a prompt's tokens a true prefix of prompt + completion; and white space that a
+template writes between an answer and its end token is left out, so that answers in the history look as they were given.
 """
 
 from __future__ import annotations

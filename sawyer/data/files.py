@@ -12,16 +12,23 @@ import json
 import os
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sawyer.data.records import Record, from_row
+from sawyer.data.records import Comparison, Conversation, Labelled, Prompt, Record, from_row
 from sawyer.errors import SawyerError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 EXAMPLES_KEPT = 3
+_NAMES: dict[type | None, str] = {
+    Prompt: "a prompt",
+    Conversation: "a conversation",
+    Comparison: "a comparison",
+    Labelled: "a labelled answer",
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class RawRow:
 
 @dataclass
 class LoadReport:
-    """What became of the rows of one or more files."""
+    """What became of the rows of one or more files, before any limit."""
 
     kept: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
@@ -92,7 +99,7 @@ def load_file(
 
     Args:
         convert: makes a record of a row and raises `SawyerError` with the reason where it cannot.
-        kind: the only record type wanted; without it, the type of the first good row.
+        kind: the only record type wanted; without it, the type of most rows.
         max_bad: share of rows, 0 to 1, that may be dropped; more is an error.
 
     Raises:
@@ -110,26 +117,18 @@ def convert_rows(
     max_bad: float = 0.05,
 ) -> tuple[list[Record], LoadReport]:
     """Make records of raw rows; `name` is what errors and the report call the file (or the set on the hub)."""
+    outcomes = [_outcome(row, convert) for row in rows]
+    kinds = Counter(type(outcome) for outcome in outcomes if not isinstance(outcome, str))
+    kind = kind or (kinds.most_common(1)[0][0] if kinds else None)
     records: list[Record] = []
     report = LoadReport()
-    short, first_bad = Path(name).name, ""
-    for row in rows:
-        problem = row.problem
-        if problem is None and not isinstance(row.value, Mapping):
-            problem = "the row is not a JSON object"
-        if problem is None:
-            try:
-                record = convert(row.value)
-                kind = kind or type(record)
-                if isinstance(record, kind):
-                    records.append(record)
-                    continue
-                problem = f"the row is a {type(record).__name__.lower()}, not a {kind.__name__.lower()}"
-            except SawyerError as error:
-                problem = str(error)
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
-                problem = f"a field has the wrong type ({type(error).__name__})"
-        report.drop(problem, f"{short}:{row.number}")
+    first_bad = ""
+    for row, outcome in zip(rows, outcomes, strict=True):
+        if kind is not None and isinstance(outcome, kind):
+            records.append(outcome)
+            continue
+        problem = outcome if isinstance(outcome, str) else f"the row is {_NAMES[type(outcome)]}, not {_NAMES[kind]}"
+        report.drop(problem, f"{Path(name).name}:{row.number}")
         first_bad = first_bad or f"the first is row {row.number}: {problem}"
     report.kept = len(records)
     if not rows:
@@ -143,6 +142,20 @@ def convert_rows(
             f"{first_bad}; mend or remove them, or raise `max_bad`"
         )
     return records, report
+
+
+def _outcome(row: RawRow, convert: Callable[[Mapping[str, Any]], Record]) -> Record | str:
+    """The record of a row, or why there is none."""
+    if row.problem is not None:
+        return row.problem
+    if not isinstance(row.value, Mapping):
+        return "the row is not a JSON object"
+    try:
+        return convert(row.value)
+    except SawyerError as error:
+        return str(error)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return f"a field has the wrong type ({type(error).__name__})"
 
 
 def raw_rows(path: str | Path) -> list[RawRow]:

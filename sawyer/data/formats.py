@@ -50,7 +50,7 @@ ROLE_NAMES = {
 
 
 def load_any(path: str | Path, format: str = "auto", *, max_bad: float = 0.05) -> tuple[list[Record], LoadReport]:
-    """The records of a file in any of the formats above; all of the type of its first good row.
+    """The records of a file in any of the formats above; all of the type that most rows have.
 
     Raises:
         SawyerError: as `files.load_file`; the format is unknown or ambiguous.

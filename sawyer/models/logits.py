@@ -6,18 +6,16 @@ import torch
 from torch import nn
 
 
-def logit_scale_and_cap(model: nn.Module) -> tuple[float, float | None]:
-    """What the model does to its head's output: `logits = cap * tanh(scale * head / cap)`, no cap for None.
+def logit_shape(model: nn.Module) -> tuple[float, float | None]:
+    """What a decoder does to the output of its head: `(scale, softcap)`, logits = softcap * tanh(scale * x / softcap).
 
-    Some families scale or cap under a name of their own in the config: Cohere multiplies by `logit_scale`, Granite
+    Some families scale or cap, each under a name of its own in the config: Cohere multiplies by `logit_scale`, Granite
     divides by `logits_scaling` (HyperCLOVA X multiplies by it), Gemma 2 and 3 squash by `final_logit_softcapping`.
     """
     config = model.config.get_text_config()  # type: ignore[operator, union-attr]
-    scale = 1.0
-    if (factor := getattr(config, "logit_scale", None)) is not None:
-        scale *= factor
-    if (factor := getattr(config, "logits_scaling", None)) is not None:
-        scale = scale * factor if "hyperclovax" in config.model_type else scale / factor
+    scale = float(getattr(config, "logit_scale", None) or 1.0)
+    if (scaling := getattr(config, "logits_scaling", None)) is not None:
+        scale = scale * scaling if "hyperclovax" in config.model_type else scale / scaling
     return scale, getattr(config, "final_logit_softcapping", None)
 
 
@@ -29,7 +27,7 @@ def final_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         hidden: the backbone's last hidden states, after its final norm. Give only the positions that are needed.
     """
     logits = model.get_output_embeddings()(hidden)  # type: ignore[operator]  # PreTrainedModel has it, Module has not
-    scale, cap = logit_scale_and_cap(model)
+    scale, softcap = logit_shape(model)
     if scale != 1.0:
         logits = logits * scale
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)

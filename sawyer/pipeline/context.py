@@ -117,13 +117,7 @@ class Context:
     def progress(self, total: int | None, title: str, unit: str = "step", start: int = 0) -> Iterator[Bar]:
         """A progress bar: call `.advance(n=1, **fields)` on it. `start` units were done by earlier sessions."""
         with self.voice.progress(total, title, unit, start) as bar:
-            show = bar.advance
-
-            def advance(n: int = 1, **fields: Any) -> None:
-                show(n, **fields)
-                self._active()
-
-            bar.advance = advance  # type: ignore[method-assign]  # the bar also tells the run that the stage lives
+            bar.watchers.append(self._active)
             yield bar
 
     def say(self, text: str) -> None:

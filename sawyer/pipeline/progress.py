@@ -19,6 +19,8 @@ class Bar:
         self.total, self.title, self.unit = total, title, unit
         self.done = start
         self.fields: dict[str, Any] = {}
+        self.watchers: list[Callable[[], None]] = []
+        """Called after every advance."""
         self._start, self._began, self._show = start, time.monotonic(), show
 
     def advance(self, n: int = 1, **fields: Any) -> None:
@@ -26,6 +28,8 @@ class Bar:
         self.done += n
         self.fields.update(fields)
         self._show(self)
+        for watcher in self.watchers:
+            watcher()
 
     @property
     def rate(self) -> float:

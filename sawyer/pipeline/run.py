@@ -202,14 +202,14 @@ class _Run:
         if self._is_done(name, fingerprint, inputs):
             shutil.rmtree(work, ignore_errors=True)
             self._note_finished(load_artifact(self.folder / name))
-            self.voice.say(f"{name}: done already")
+            self._say(planned, "done already")
             return False
         state = read_json(work / "state.json") or {}
         ours = state.get("fingerprint") == fingerprint and _same_content(state["inputs"], inputs)
         finished = finished_artifact(work / "folder")
         if ours and finished is not None and finished.manifest["fingerprint"] == fingerprint:
             self._put_in_place(planned, work)  # the kill came between the manifest and the rename
-            self.voice.say(f"{name}: done already")
+            self._say(planned, "done already")
             return False
         if not ours:
             shutil.rmtree(work, ignore_errors=True)
@@ -224,7 +224,7 @@ class _Run:
         state["sessions"] += 1
         write_json(work / "state.json", state)
         again = (self.folder / name).exists()
-        self.voice.say(f"{name}: {'continuing' if continues else 'running again' if again else 'running'}")
+        self._say(planned, "continuing" if continues else "running again" if again else "running")
         self.summary.stage(name, "running")
         return True
 
@@ -278,7 +278,11 @@ class _Run:
         }
         write_manifest(context.folder, {**facts, **spent()})
         self._put_in_place(planned, work)
-        self.voice.say(f"{planned.name}: finished in {duration(spent()['wall_seconds'])}")
+        self._say(planned, f"finished in {duration(spent()['wall_seconds'])}")
+
+    def _say(self, planned: PlannedStage, what: str) -> None:
+        number = self.recipe.stages.index(planned) + 1
+        self.voice.say(f"[{number}/{len(self.recipe.stages)}] {planned.name}: {what}")
 
     def _put_in_place(self, planned: PlannedStage, work: Path) -> None:
         """One rename makes the stage finished; an artifact it replaces is moved aside just before."""

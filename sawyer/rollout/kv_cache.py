@@ -171,8 +171,11 @@ def _decode_attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention as `AttentionInterface` wants it: `[B, H, T, D]` in, `[B, T, H, D]` out."""
-    if sawyer_cache is None or s_aux is not None:
-        raise NotImplementedError(f"{NAME} needs a KVCache and knows no attention sinks ({type(module).__name__})")
+    if sawyer_cache is None or s_aux is not None or attention_mask is not None:
+        raise NotImplementedError(
+            f"{NAME} needs a KVCache, and knows neither attention sinks nor a mask of the model's own making "
+            f"({type(module).__name__})"
+        )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer: int = module.layer_idx  # type: ignore[assignment]  # every decoder's attention knows its layer
     out = sawyer_cache.attend(layer, query, key, value, scale, sliding_window, softcap)

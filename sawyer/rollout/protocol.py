@@ -1,4 +1,4 @@
-"""What generates: the `Engine` protocol, the sampling settings, and a completion with its exact log-probs."""
+"""What generates: the `Engine` protocol, and a completion with its exact log-probs."""
 
 from __future__ import annotations
 
@@ -7,25 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from pydantic import Field
 
 from sawyer.data.records import Prompt
-from sawyer.settings import Settings
+from sawyer.rollout.sampling import Sampling
 
-
-class Sampling(Settings):
-    """How completions are drawn."""
-
-    temperature: float = Field(default=1.0, ge=0)
-    """Divides the logits before the softmax; 0 is greedy."""
-    top_k: int = Field(default=0, ge=0)
-    """Keep the k most likely tokens; 0 keeps all."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Nucleus sampling: keep the smallest set of tokens whose probability reaches p."""
-    max_tokens: int = Field(default=128, ge=1)
-    """Longest completion, in tokens, the end token included."""
-    min_tokens: int = Field(default=0, ge=0)
-    """The end token is forbidden before this many tokens."""
+__all__ = ["Completion", "Engine", "Sampling"]
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,10 @@ from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
 from sawyer.models.logits import final_logits
+from sawyer.models.precision import DTYPES
 from sawyer.rollout import kv_cache
 from sawyer.rollout.decoding import check_sampling, draw
 from sawyer.rollout.protocol import Completion, Sampling
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,14 @@ class Drawn:
     ids: tuple[int, ...]
     logps: tuple[float, ...]
     finished: bool
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may run at a time: sequences, and tokens that their cache holds."""
+
+    max_batch: int
+    token_budget: int
 
 
 @dataclass
@@ -81,7 +88,8 @@ class TorchEngine:
             chat: how prompts and completions are written.
             precision: type of the engine's own weights and cache; ignored if `share`.
             max_batch: most sequences at a time.
-            token_budget: most tokens that the cache holds: fewer sequences run at a time if they are long.
+            token_budget: most tokens that the cache holds, besides one prompt: fewer sequences run at a time if they
+                are long.
             share: generate with `model` itself, in its own precision, rather than with a copy. It is left as it was.
 
         Raises:
@@ -96,8 +104,7 @@ class TorchEngine:
         if max_batch < 1 or token_budget < 1:
             raise SawyerError("max_batch and token_budget must be at least 1")
         self.chat = chat
-        self.max_batch = max_batch
-        self.token_budget = token_budget
+        self.limits = Limits(max_batch, token_budget)
         self.forward_tokens = 0
         self._shared = share
         self._model = base if share else _frozen_copy(base, DTYPES[precision])
@@ -166,8 +173,9 @@ class TorchEngine:
             return []
         out: list[list[Drawn | None]] = [[None] * n for _ in prompts]
         with self._ready():
-            for s in _Run(self, prompts, sampling, n, seed, progress).sequences():
-                out[s.prompt][s.sample] = Drawn(tuple(s.ids), tuple(s.logps), s.ended)
+            for cohort, slots in cohorts([len(ids) + sampling.max_tokens for ids in prompts], n, self.limits):
+                for s in _Run(self, prompts, cohort, slots, sampling, n, seed, progress).sequences():
+                    out[s.prompt][s.sample] = Drawn(tuple(s.ids), tuple(s.logps), s.ended)
         return [[drawn for drawn in samples if drawn is not None] for samples in out]
 
     def forward(self, ids_B_T: torch.Tensor, position_B_T: torch.Tensor, cache: kv_cache.KVCache) -> torch.Tensor:
@@ -199,27 +207,27 @@ class TorchEngine:
 
 
 class _Run:
-    """One call of `generate`: the queue, the slots, and the loop between them. The first A slots are active."""
+    """One cohort of prompts: the queue, the slots, and the loop between them. The first A slots are active."""
 
     def __init__(
         self,
         engine: TorchEngine,
         prompts: Sequence[Sequence[int]],
+        cohort: Sequence[int],
+        slots: int,
         sampling: Sampling,
         n: int,
         seed: int,
         progress: Callable[[int], None] | None,
     ):
         self.engine, self.prompts, self.sampling, self.n, self.seed = engine, prompts, sampling, n, seed
+        self.slots = slots
         self.progress = progress or (lambda count: None)
         self.stop_ids = engine.chat.stop_ids
-        longest = max(map(len, prompts)) + sampling.max_tokens
-        self.slots = max(1, min(engine.max_batch, engine.token_budget // longest, len(prompts) * n))
         # one more slot keeps the prompt whose samples have not all found a place yet
-        self.held_slot = self.slots
-        self.cache = kv_cache.KVCache(self.slots + 1, longest)
-        # neighbours in the queue are of like length, so a batch reads little cache that a shorter sequence masks
-        self.queue = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
+        self.held_slot = slots
+        self.cache = kv_cache.KVCache(slots + 1, max(len(prompts[i]) for i in cohort) + sampling.max_tokens)
+        self.queue = deque(cohort)
         self.active: list[_Sequence] = []
         self.held: deque[_Sequence] = deque()
         self.held_logits: torch.Tensor | None = None
@@ -310,6 +318,29 @@ class _Run:
             _Sequence(index, sample, len(prompt), _uniforms(self.seed, prompt, sample, self.sampling.max_tokens))
             for sample in range(self.n)
         ]
+
+
+def cohorts(lengths: Sequence[int], n: int, limits: Limits) -> Iterator[tuple[list[int], int]]:
+    """Groups of prompts that generate over one cache, and how many sequences at a time: the longest prompts first.
+
+    All slots of a cache are as long as its longest sequence, so a few long prompts would leave room for few sequences:
+    where that is half of what the shorter ones allow, these have a cache of their own. Within a group, neighbours are
+    of like length, so that a batch reads little cache that only its longest sequence fills.
+
+    Args:
+        lengths: tokens that a sequence of each prompt may come to.
+        n: sequences per prompt.
+    """
+
+    def slots(index: int) -> int:
+        return max(1, min(limits.max_batch, limits.token_budget // lengths[index]))
+
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    start = 0
+    for at in range(1, len(order) + 1):
+        if at == len(order) or slots(order[at]) >= 2 * slots(order[start]):
+            yield order[start:at], min(slots(order[start]), (at - start) * n)
+            start = at
 
 
 def _uniforms(seed: int, prompt: np.ndarray, sample: int, count: int) -> np.ndarray:

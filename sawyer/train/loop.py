@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,14 @@ class Objective:
         return 1 if self.unit == "tree" else tree.scored_tokens
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: the float32 weights, and the figures of the last tenth of the updates and of validation."""
+
+    weights: MasterWeights
+    figures: dict[str, float]
+
+
 def train(
     model: TreeModel,
     trees: Sequence[TokenTree],
@@ -63,7 +72,7 @@ def train(
     scratch: Path | None = None,
     validation: Sequence[TokenTree] = (),
     accelerator: Accelerator | None = None,
-) -> MasterWeights:
+) -> Trained:
     """Train `model` in place; afterwards it holds the result in compute precision.
 
     Args:
@@ -72,7 +81,7 @@ def train(
         accelerator: splits the rows of an update over its processes.
 
     Returns:
-        the float32 master weights (`master_state()` is what to save).
+        the float32 master weights (`install()` puts them into the model, to be saved) and the last figures.
 
     Raises:
         SawyerError: no data; the loss is not a number (the last checkpoint is kept).
@@ -86,10 +95,14 @@ def train(
         model.core.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if hasattr(model.model, "enable_input_require_grads"):
             model.model.enable_input_require_grads()
-    checkpoints = Checkpoints(scratch, settings.checkpoint_every, writes=accelerator is None or accelerator.is_main_process)
+    checkpoints = Checkpoints(
+        scratch, settings.checkpoint_every, writes=accelerator is None or accelerator.is_main_process
+    )
     first = checkpoints.resume(weights, journal)
     reduce = _reducer(accelerator)
     order = data_order(len(trees), settings.batch_size, total, seed)
+    recent: deque[dict[str, float]] = deque(maxlen=max(1, total // 10))
+    measured: dict[str, float] = {}
     model.train()
 
     with journal.progress(total, title, unit="step", start=first) as bar:
@@ -109,6 +122,7 @@ def train(
                 )
             tokens = sum(tree.tokens for tree in batch)
             speed = tokens / (time.perf_counter() - began)
+            recent.append(figures)
             journal.log(
                 step=step + 1, **figures, learning_rate=rate, grad_norm=norm, tokens=tokens, tokens_per_second=speed
             )
@@ -120,7 +134,8 @@ def train(
             if not last:
                 checkpoints.after(step + 1, weights, journal)
     model.eval()
-    return weights
+    means = {name: sum(figures[name] for figures in recent) / len(recent) for name in (recent[-1] if recent else {})}
+    return Trained(weights, {"updates": total, **means, **{f"validation_{k}": v for k, v in measured.items()}})
 
 
 def forward_backward(

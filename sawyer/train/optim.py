@@ -14,9 +14,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from sawyer.models.precision import DTYPES
 from sawyer.train.settings import OptimizerSettings
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def learning_rate(step: int, total: int, settings: OptimizerSettings) -> float:
@@ -126,6 +125,7 @@ class MasterWeights:
             }
         self.round()
 
-    def master_state(self) -> dict[str, torch.Tensor]:
-        """The weights to save: float32, by the model's parameter names."""
-        return dict(self.masters)
+    def install(self) -> None:
+        """Give the model its float32 weights back, to be saved. Training cannot go on after this."""
+        for name, weight in self.weights.items():
+            weight.data = self.masters[name]

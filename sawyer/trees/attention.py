@@ -64,7 +64,7 @@ def tree_attention(
     layout = tree_layout if tree_layout is not None else getattr(position_ids, "tree_layout", None)
     if layout is None:
         raise SawyerError(
-            f"{type(module).__name__} does not pass keyword arguments to its attention, so trees cannot be packed for it"
+            f"{type(module).__name__} hands no keyword arguments to its attention, so trees cannot be packed for it"
         )
     if s_aux is not None:
         raise SawyerError(f"{type(module).__name__} has attention sinks, which trees do not support; use another model")
@@ -142,7 +142,9 @@ def _dense(query, key, value, layout, tree, scale, window, softcap):  # type: ig
     return out.view(heads, length, size).transpose(0, 1)[None]
 
 
-def _bias(layout: Layout, tree: Branches, window: int | None, dtype: torch.dtype, share: int, groups: int) -> torch.Tensor:
+def _bias(
+    layout: Layout, tree: Branches, window: int | None, dtype: torch.dtype, share: int, groups: int
+) -> torch.Tensor:
     """`[G, share * L, L]`, 0 where seen and -inf elsewhere; made once a row and shape."""
     key = (tree.prompt, tree.completions, window, dtype, share)
     if key not in layout.cache:
@@ -177,7 +179,9 @@ def _flex(query, key, value, layout, scale, window, softcap):  # type: ignore[no
             visible = (tree_T[q] == tree_T[k]) & (q >= k) & ((branch_T[k] < 0) | (branch_T[q] == branch_T[k]))
             return visible if window is None else visible & (position_T[q] - position_T[k] < window)
 
-        layout.cache[cached] = create_block_mask(seen, None, None, layout.length, layout.length, device=str(layout.device))
+        layout.cache[cached] = create_block_mask(
+            seen, None, None, layout.length, layout.length, device=str(layout.device)
+        )
     score_mod = None
     if softcap is not None:
 

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sawyer.errors import SawyerError
-from sawyer.models.logits import logit_scale_and_cap
+from sawyer.models.logits import logit_shape
 from sawyer.trees import attention
 from sawyer.trees.logprobs import token_logprobs
 from sawyer.trees.tree import TreeBatch
@@ -66,12 +66,12 @@ class TreePolicy(TreeModel):
     """A causal language model over trees: `policy(batch)` is the log-prob of every scored token, `[N]` float32."""
 
     def forward(self, batch: TreeBatch) -> torch.Tensor:
-        scale, cap = logit_scale_and_cap(self.core)
+        scale, softcap = logit_shape(self.core)
         return token_logprobs(
             self.hidden(batch)[batch.predict_index],
             self.core.get_output_embeddings(),
             batch.target_ids,
-            softcap=cap,
+            softcap=softcap,
             scale=scale,
         )
 

@@ -231,7 +231,9 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return sorted(sorted(row) for row in rows)
 
 
-def batches(trees: Sequence[TokenTree], budget: int, device: torch.device | str = "cpu") -> Iterable[tuple[list[int], TreeBatch]]:
+def batches(
+    trees: Sequence[TokenTree], budget: int, device: torch.device | str = "cpu"
+) -> Iterable[tuple[list[int], TreeBatch]]:
     """The trees as packed rows of at most `budget` tokens, each with the indices of its trees in `trees`."""
     for row in pack([tree.tokens for tree in trees], budget):
         yield row, TreeBatch.of([trees[i] for i in row], device)

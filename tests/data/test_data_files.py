@@ -105,6 +105,12 @@ def test_more_bad_rows_than_allowed_are_refused_with_the_first_of_them(tmp_path)
     assert len(load_file(path, max_bad=0.2)[0]) == 8
 
 
+def test_the_kind_of_a_file_is_that_of_most_of_its_rows(tmp_path):
+    records, report = load_file(lines(tmp_path / "a.jsonl", {"prompt": "Why?"}, *[GOOD] * 20))
+    assert len(records) == 20
+    assert report.dropped == {"the row is a prompt, not a comparison": 1}
+
+
 def test_rows_of_another_kind_are_not_mixed_in(tmp_path):
     path = lines(tmp_path / "a.jsonl", GOOD, {"prompt": "Why?"})
     with pytest.raises(SawyerError, match="the row is a prompt, not a comparison"):

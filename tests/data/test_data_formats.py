@@ -20,7 +20,7 @@ HH_REJECTED = "\n\nHuman: Why?\n\nAssistant: No."
 
 ROWS = [
     ("alpaca", {"instruction": "Why?", "input": "", "output": "Because."}, TALK),
-    ("alpaca", {"instruction": "Add.", "input": "1, 2", "output": "3"}, Conversation((user("Add.\n\n1, 2"), assistant("3")))),
+    ("alpaca", {"instruction": "Why", "input": "A?", "output": "B"}, Conversation((user("Why\n\nA?"), assistant("B")))),
     ("alpaca", {"instruction": "Why?", "context": "", "response": "Because.", "category": "qa"}, TALK),
     (
         "alpaca",
@@ -47,7 +47,7 @@ ROWS = [
     ("trl", {"prompt": [Q], "chosen": [A], "rejected": [B]}, PAIR),
     ("trl", {"chosen": [Q, A], "rejected": [Q, B]}, PAIR),
     ("trl", {"prompt": "Why?", "chosen": [Q, A], "rejected": [Q, B]}, PAIR),
-    ("trl", {"chosen": "The sky is blue.", "rejected": "The sky is green."}, Comparison((user("The sky is"),), ("blue.", "green."))),
+    ("trl", {"chosen": "It is blue.", "rejected": "It is red."}, Comparison((user("It is"),), ("blue.", "red."))),
     (
         "trl",
         {"prompt": [Q], "completions": [[A], [B], "Hm."], "scores": [1, 3, 2]},

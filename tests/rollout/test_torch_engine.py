@@ -9,7 +9,7 @@ from transformers import MambaConfig, MambaForCausalLM
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
 from sawyer.rollout.protocol import Sampling
-from sawyer.rollout.torch_engine import TorchEngine
+from sawyer.rollout.torch_engine import Limits, TorchEngine, cohorts
 
 PROMPTS = [[1, 5, 9, 11, 30], [1, 40, 41], [1, 8, 8, 8, 17, 50, 51, 52, 7, 10, 12, 13], [33]]
 
@@ -68,6 +68,13 @@ def test_samples_of_a_prompt_share_one_prefill(llama, chat, max_batch):
     drawn = engine.generate_ids(PROMPTS, Sampling(max_tokens=10), 7)
     decoded = sum(len(d.ids) - 1 for samples in drawn for d in samples)
     assert engine.forward_tokens == sum(map(len, PROMPTS)) + decoded
+
+
+def test_a_few_long_prompts_do_not_narrow_the_batch_for_all():
+    lengths = [100, 1000, 100, 90, 60, 700]
+    assert list(cohorts(lengths, 8, Limits(64, 3000))) == [([1, 5], 3), ([0, 2, 3, 4], 30)]
+    assert list(cohorts(lengths, 8, Limits(4, 100_000))) == [([1, 5, 0, 2, 3, 4], 4)]
+    assert list(cohorts([50], 2, Limits(64, 10))) == [([0], 1)]
 
 
 def test_completions_end_by_themselves_or_at_the_limit(llama, chat):

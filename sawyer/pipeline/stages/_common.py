@@ -1,0 +1,169 @@
+"""What several stages do alike: read an earlier stage's records, and save the model they trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import Field
+
+from sawyer.data.records import Comparison, Conversation, Labelled, Prompt, Record
+from sawyer.errors import SawyerError
+from sawyer.pipeline.stage import Context
+from sawyer.train.settings import OptimizerSettings
+
+if TYPE_CHECKING:
+    from sawyer.data.chat import ChatFormat
+    from sawyer.models.adapters import Trainable
+    from sawyer.rollout.protocol import Completion
+    from sawyer.rollout.torch_engine import TorchEngine
+    from sawyer.train.optim import MasterWeights
+
+R = TypeVar("R", bound=Record)
+
+
+class TrainingSettings(OptimizerSettings):
+    """What the training stages share: the optimiser, and what data they take."""
+
+    part: str = "train"
+    """Which part of the data to train on."""
+    validation: str | None = None
+    """Which part of the data to measure on; none for none."""
+    limit: int | None = Field(default=None, ge=1)
+    """Train on at most so many records."""
+    max_tokens: int = Field(default=1024, ge=8)
+    """Longest prompt + completion, in tokens; longer records are dropped and counted."""
+    max_dropped: float = Field(default=0.1, ge=0, le=1)
+    """The share of records that may be too long; more is an error."""
+    chat_template: str | None = None
+    """Name of a built-in chat template, or Jinja text; the tokenizer's own by default."""
+
+
+def read_part(context: Context, ref: str, part: str, kind: type[R], limit: int | None = None) -> list[R]:
+    """The records of one part of an earlier stage's data set.
+
+    Raises:
+        SawyerError: there is no such part, or its records are of another kind.
+    """
+    from sawyer.data.files import read_records
+
+    folder = context.artifact(ref).folder
+    file = folder / f"{part}.jsonl"
+    if not file.exists():
+        parts = ", ".join(sorted(path.stem for path in folder.glob("*.jsonl") if path.stem != "metrics"))
+        raise SawyerError(f"stage {context.name}: the data of {ref} has no part '{part}'; it has {parts}")
+    records = read_records(file)[:limit]
+    wrong = next((type(record).__name__ for record in records if not isinstance(record, kind)), None)
+    if wrong is not None:
+        needed = kind.__name__.lower() if isinstance(kind, type) else "record"
+        raise SawyerError(
+            f"stage {context.name}: it needs {needed}s, but part '{part}' of {ref} holds {wrong.lower()}s"
+        )
+    return records  # type: ignore[return-value]
+
+
+def trees_of(
+    context: Context,
+    settings: TrainingSettings,
+    ref: str,
+    part: str,
+    kind: type[R],
+    make: Any,
+    limit: int | None = None,
+) -> tuple[list[Any], list[R]]:
+    """The trees of one part of a data set and the records they come from; what is too long is dropped and said."""
+    from sawyer.trees.build import build
+
+    records = read_part(context, ref, part, kind, limit)
+    kept = build(
+        records,
+        make,
+        max_tokens=settings.max_tokens,
+        max_dropped=settings.max_dropped,
+        what=f"records of {ref}/{part}",
+    )
+    if kept.dropped:
+        context.say(f"{kept.dropped} of {len(records)} records of {ref}/{part} exceed {settings.max_tokens} tokens")
+    return kept.trees, [records[i] for i in kept.indices]
+
+
+def save_trained(context: Context, trainable: Trainable, weights: MasterWeights, chat: ChatFormat) -> None:
+    """Write the trained model, in float32, as the artifact of this stage."""
+    if context.is_main:
+        weights.install()
+        trainable.save(context.folder, chat)
+
+
+def check_context(model: Any, max_tokens: int, name: str) -> None:
+    """Refuse records longer than the model can read."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and max_tokens > limit:
+        raise SawyerError(
+            f"stage {name}: max_tokens {max_tokens} exceeds the model's context of {limit} tokens; lower `max_tokens`"
+        )
+
+
+def mean(numbers: Sequence[float]) -> float:
+    return sum(numbers) / max(1, len(numbers))
+
+
+def prompts_of(context: Context, ref: str, part: str, limit: int | None = None) -> list[Prompt]:
+    """The prompts of one part of a data set, each once, whatever its records are."""
+    from sawyer.data.sources import as_prompts
+
+    return as_prompts(read_part(context, ref, part, (Prompt, Comparison, Conversation, Labelled)))[:limit]  # type: ignore[type-var]
+
+
+def chat_of(name: str, template: str | None) -> ChatFormat:
+    """The chat format of a model: the template asked for, else its tokenizer's own, else `plain`."""
+    from sawyer.data.chat import ChatFormat
+    from sawyer.models.load import load_tokenizer
+
+    return ChatFormat(load_tokenizer(name), template, default="plain")
+
+
+def engine_for(context: Context, ref: str, template: str | None = None) -> TorchEngine:
+    """A torch engine that generates with a policy, in the run's precision, on the run's device."""
+    from sawyer.models.load import load_policy
+    from sawyer.models.precision import DTYPES
+    from sawyer.rollout.torch_engine import TorchEngine
+
+    name = context.model(ref)
+    model = load_policy(name, dtype=DTYPES[context.precision]).to(context.accelerator.device)
+    return TorchEngine(model, chat_of(name, template), share=True)
+
+
+def write_completions(file: Path, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]) -> None:
+    """One line a prompt: its row and the `completions` as texts with their tokens and log-probs."""
+    with file.open("w") as handle:
+        for prompt, samples in zip(prompts, completions, strict=True):
+            handle.write(json.dumps({**prompt.row(), "samples": [asdict(sample) for sample in samples]}) + "\n")
+
+
+def completion_parts(context: Context, ref: str) -> dict[str, tuple[list[Prompt], list[list[str]]]]:
+    """What `write_completions` wrote, by part: the prompts, and the texts of each one's completions."""
+    parts = {}
+    for file in sorted(context.artifact(ref).folder.glob("*.jsonl")):
+        if file.name == "metrics.jsonl":
+            continue
+        rows = [json.loads(line) for line in file.read_text().split("\n") if line]
+        prompts = [Prompt(row["prompt"], row.get("info", {})) for row in rows]
+        parts[file.stem] = prompts, [[sample["text"] for sample in row["samples"]] for row in rows]
+    return parts
+
+
+def conversation_trees(
+    context: Context, settings: Any, part: str, chat: ChatFormat, limit: int | None = None
+) -> list[Any]:
+    """Trees of conversations; of comparisons, their prompt and best completion."""
+    from sawyer.data.sources import as_conversations
+    from sawyer.trees.build import conversation_tree
+
+    def make(record: Conversation | Comparison) -> Any:
+        conversation = record if isinstance(record, Conversation) else as_conversations([record])[0]
+        return conversation_tree(chat, conversation)
+
+    return trees_of(context, settings, settings.data, part, (Conversation, Comparison), make, limit)[0]  # type: ignore[type-var]

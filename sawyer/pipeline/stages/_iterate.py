@@ -1,0 +1,196 @@
+"""The work of stage `iterate`. One iteration's folder in the scratch holds each step's result; what is there is not
+done again:
+
+    answers-T/  the completions at temperature T      scored.json  their rewards and the pairs made of them
+    reference.json  log-probs under pi_0              checkpoint/  of the training under way
+    validation/  answers to held-out prompts          weights.safetensors  the iterate, float32; done.json  its figures
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from sawyer.data.files import write_records
+from sawyer.errors import SawyerError
+from sawyer.feedback.reward_model import RewardModel
+from sawyer.methods import iterative
+from sawyer.models.load import load_policy
+from sawyer.models.precision import DTYPES
+from sawyer.models.save import save_model
+from sawyer.pipeline.files import read_json, write_json
+from sawyer.pipeline.stage import Context
+from sawyer.pipeline.stages._common import chat_of, mean, prompts_of
+from sawyer.rollout.files import generate_resumably
+from sawyer.rollout.protocol import Completion
+from sawyer.rollout.torch_engine import TorchEngine
+from sawyer.train.loop import train
+from sawyer.train.objectives import dpo
+from sawyer.train.reference import with_reference
+from sawyer.trees.model import TreePolicy
+from sawyer.trees.tree import TokenTree
+
+
+class Iterations:
+    """One run of the stage."""
+
+    def __init__(self, settings: Any, context: Context) -> None:
+        self.settings = settings
+        self.context = context
+        self.name = context.model(settings.model)
+        self.chat = chat_of(self.name, settings.chat_template)
+        self.prompts = prompts_of(context, settings.data, settings.part)
+        self.held_out = prompts_of(context, settings.data, settings.validation, settings.validation_prompts)
+        self.device = context.accelerator.device
+        self.policy = load_policy(self.name)  # float32 until the first training casts it
+        self.engine = TorchEngine(self.policy, self.chat, precision=context.precision)  # type: ignore[arg-type]
+        self.reward = RewardModel(
+            context.model(settings.reward), precision=context.precision, token_budget=settings.token_budget
+        )
+
+    def run(self) -> dict[str, Any]:
+        """All iterations; the best of them by validation reward becomes the artifact."""
+        figures = [self.iteration(t) for t in range(self.settings.iterations)]
+        best = max(range(len(figures)), key=lambda t: figures[t]["validation_reward"])
+        self.context.say(f"iterate {best + 1} is the best on validation")
+        if self.context.is_main:
+            self.write(best)
+        return {"iterations": figures, "best": best + 1}
+
+    def iteration(self, t: int) -> dict[str, Any]:
+        """Generate, score, pair, train, validate; leaves the policy at iterate t + 1."""
+        folder = self.context.scratch / f"iteration-{t + 1}"
+        folder.mkdir(parents=True, exist_ok=True)
+        done = folder / "done.json"
+        if done.exists():
+            if t + 1 == self.settings.iterations or not (folder.parent / f"iteration-{t + 2}" / "done.json").exists():
+                self.take(load_file(folder / "weights.safetensors"))
+            return read_json(done)
+        position = folder / "position.json"
+        if not position.exists():
+            write_json(position, self.context.position())
+        if not (folder / "checkpoint").exists():
+            self.context.rewind(read_json(position))
+
+        prompts = iterative.prompts_of_iteration(self.prompts, self.settings.prompts, t)
+        completions, scored = self.answers(prompts, folder, t)
+        trees = [
+            TokenTree(
+                self.chat.prompt_ids(prompts[pair.prompt].prompt),
+                [completions[pair.prompt][pair.chosen].ids, completions[pair.prompt][pair.rejected].ids],
+            )
+            for pair in scored["pairs"]
+        ]
+        trees = with_reference(
+            lambda: load_policy(self.name),
+            trees,
+            precision=self.context.precision,
+            token_budget=self.settings.token_budget,
+            file=folder / "reference.json",
+            journal=self.context,
+            device=self.device,
+            writes=self.context.is_main,
+        )
+        policy = TreePolicy(self.policy).to(self.device)
+        trained = train(
+            policy, trees, dpo(beta=self.settings.beta), self.settings,
+            precision=self.context.precision, seed=self.context.seed + t, journal=self.context,
+            title=f"iteration {t + 1} of {self.settings.iterations}", scratch=folder,
+            accelerator=self.context.accelerator,
+        )  # fmt: skip
+        trained.weights.install()
+        weights = {name: p.detach() for name, p in self.policy.named_parameters()}
+        if self.context.is_main:
+            save_file(weights, folder / "weights.safetensors")
+        self.engine.load(weights)
+        figures = {**scored["figures"], "pairs": len(trees), **trained.figures, **self.validate(folder, t)}
+        self.context.log(iteration=t + 1, **{k: v for k, v in figures.items() if k != "loss"})
+        write_json(done, figures)
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        return figures
+
+    def take(self, weights: dict[str, torch.Tensor]) -> None:
+        """Set the policy and the engine to a finished iterate."""
+        for name, parameter in self.policy.named_parameters():
+            parameter.data = weights[name]
+        self.engine.load(weights)
+
+    def answers(self, prompts: list, folder: Path, t: int) -> tuple[list[list[Completion]], dict[str, Any]]:
+        """Each prompt's completions, and their rewards, pairs and figures."""
+        settings = self.settings
+        completions: list[list[Completion]] = [[] for _ in prompts]
+        for k, temperature in enumerate(settings.temperatures):
+            share = settings.n // len(settings.temperatures) + (k < settings.n % len(settings.temperatures))
+            if share:
+                part = self.generate(prompts, share, temperature, folder / f"answers-{k}", 1000 * t + k, "answers")
+                for own, more in zip(completions, part, strict=True):
+                    own.extend(more)
+        texts = [[completion.text for completion in own] for own in completions]
+        file = folder / "scored.json"
+        if not file.exists():
+            write_json(file, self.reward.score(prompts, texts))
+        rewards = read_json(file)
+        pairs = iterative.best_and_worst(rewards, texts, settings.pairs)
+        if not pairs:
+            raise SawyerError(
+                f"stage {self.context.name}: all completions of every prompt are equal or score the same in iteration "
+                f"{t + 1}, so there is no pair to learn from; raise `n` or `temperatures`, or lower `pairs.min_margin`"
+            )
+        write_records(folder / "pairs.jsonl", iterative.comparisons(prompts, completions, pairs))
+        figures = {
+            "reward": mean([mean(own) for own in rewards]),
+            "reward_best_of_n": mean([max(own) for own in rewards]),
+            "tokens": mean([len(c.ids) for own in completions for c in own]),
+            "finished": mean([float(c.finished) for own in completions for c in own]),
+        }
+        return completions, {"pairs": pairs, "figures": figures}
+
+    def validate(self, folder: Path, t: int) -> dict[str, float]:
+        """The policy's mean penalised reward on held-out prompts, one answer each at temperature 1."""
+        completions = self.generate(self.held_out, 1, 1.0, folder / "validation", 1000 * t + 999, "validation")
+        texts = [[completion.text for completion in own] for own in completions]
+        rewards = self.reward.score(self.held_out, texts)
+        penalty = self.settings.pairs.length_penalty
+        return {
+            "validation_reward": mean(
+                [mean(iterative.penalised(r, own, penalty)) for r, own in zip(rewards, texts, strict=True)]
+            ),
+            "validation_tokens": mean([len(c.ids) for own in completions for c in own]),
+        }
+
+    def generate(
+        self, prompts: list, n: int, temperature: float, folder: Path, stream: int, what: str
+    ) -> list[list[Completion]]:
+        """`n` completions of each prompt; with several processes the first generates and the others read."""
+        if not self.context.is_main:
+            self.context.processes.wait()
+        completions = generate_resumably(
+            self.engine,
+            prompts,
+            self.settings.sampling.model_copy(update={"temperature": temperature}),
+            n,
+            seed=self.context.seed + stream,
+            folder=folder,
+            journal=self.context,
+            title=f"{what} at temperature {temperature:g}",
+        )
+        if self.context.is_main:
+            self.context.processes.wait()
+        return completions
+
+    def write(self, best: int) -> None:
+        """The artifact: the best iterate in float32, every iterate in the run's precision, and their pairs."""
+        out, dtype = self.context.folder, DTYPES[self.context.precision]
+        for t in range(self.settings.iterations):
+            made = self.context.scratch / f"iteration-{t + 1}"
+            self.take(load_file(made / "weights.safetensors"))
+            save_model(self.policy, self.chat.tokenizer, out / "iterates" / str(t + 1), dtype=dtype)
+            self.chat.save(out / "iterates" / str(t + 1))
+            shutil.copy(made / "pairs.jsonl", out / "iterates" / str(t + 1) / "pairs.jsonl")
+        self.take(load_file(self.context.scratch / f"iteration-{best + 1}" / "weights.safetensors"))
+        save_model(self.policy, self.chat.tokenizer, out)
+        self.chat.save(out)

@@ -1,0 +1,63 @@
+"""Stage `data`: records from a source, split by prompt into named parts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from sawyer.data.sources import SourceSettings
+from sawyer.pipeline.stage import Context, Stage
+from sawyer.settings import Settings as BaseSettings
+
+
+class Settings(BaseSettings):
+    """Either one `source` and how to `split` it, or a source for each of the `parts`."""
+
+    source: SourceSettings | None = None
+    """Where the records come from."""
+    split: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default={"train": 1.0}, min_length=1)
+    """Name and share of each part of the source; a prompt never lies in two parts."""
+    parts: dict[str, SourceSettings] | None = None
+    """A source of its own for each part, for sources that come split."""
+    view: Literal["records", "conversations", "prompts"] = "records"
+    """`conversations` takes the best completion of a comparison as the answer, `prompts` drops the completions."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Settings:
+        if (self.source is None) == (self.parts is None):
+            raise ValueError("give either `source` (with `split`) or `parts`, not both and not neither")
+        return self
+
+
+def run(settings: Settings, context: Context) -> dict[str, Any]:
+    from sawyer.data.files import write_records
+    from sawyer.data.sources import as_conversations, as_prompts, load_source
+    from sawyer.data.splits import split
+
+    if not context.is_main:
+        return {}
+    views = {"records": lambda records: records, "conversations": as_conversations, "prompts": as_prompts}
+    dropped: dict[str, int] = {}
+    parts: dict[str, list[Any]] = {}
+    if settings.parts is None:
+        assert settings.source is not None
+        records, report = load_source(settings.source)
+        dropped = report.dropped
+        parts = split(records, settings.split, context.seed)
+    else:
+        for name, source in settings.parts.items():
+            parts[name], report = load_source(source)
+            for reason, count in report.dropped.items():
+                dropped[reason] = dropped.get(reason, 0) + count
+    figures: dict[str, Any] = {}
+    for name, records in parts.items():
+        rows = views[settings.view](records)
+        write_records(context.folder / f"{name}.jsonl", rows)
+        figures[name] = len(rows)
+    for reason, count in dropped.items():
+        context.say(f"dropped {count}: {reason}")
+    return {**figures, **({"dropped": dropped} if dropped else {})}
+
+
+STAGE = Stage("data", Settings, run, makes="data", help="records from a source, split by prompt into parts")

@@ -1,0 +1,44 @@
+"""Stage `evaluate`: several policies on the same held-out prompts, by gold reward and by proxy, with intervals."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sawyer.pipeline.stage import Context, Ref, Stage
+from sawyer.rollout.sampling import Sampling
+from sawyer.settings import Settings as BaseSettings
+
+
+class Settings(BaseSettings):
+    policies: list[Annotated[str, Ref("policy")]] = Field(min_length=1)
+    """The policies in the order of the workflow; the first is what the others are compared with. Of an `iterate` stage
+    every iterate is evaluated."""
+    data: Annotated[str, Ref("data")]
+    """Where the prompts come from."""
+    part: str = "test"
+    """Which part of it; it should have been used for nothing else."""
+    limit: int | None = Field(default=None, ge=1)
+    """Evaluate on at most so many prompts."""
+    n: int = Field(default=2, ge=1)
+    """Completions of each prompt."""
+    sampling: Sampling = Sampling()
+    """How completions are drawn."""
+    gold: Literal["verifiable"] | Annotated[str, Ref("reward_model")] | None = None
+    """What counts: `verifiable` computes it from the prompt's constraints; else a reward model that trained nobody."""
+    proxy: Annotated[str, Ref("reward_model")] | None = None
+    """The reward model that the policies were trained on."""
+    reference: Annotated[str, Ref("policy")] | None = None
+    """KL is measured to this policy."""
+    token_budget: int = Field(default=4096, ge=16)
+    """Tokens in one packed row."""
+
+
+def run(settings: Settings, context: Context) -> dict[str, Any]:
+    from sawyer.pipeline.stages._evaluate import evaluate_policies
+
+    return evaluate_policies(settings, context) if context.is_main else {}
+
+
+STAGE = Stage("evaluate", Settings, run, makes="evaluation", help="policies on held-out prompts, with intervals")

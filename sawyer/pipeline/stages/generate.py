@@ -1,0 +1,61 @@
+"""Stage `generate`: completions of a policy for prompts of a data set, written beside them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from sawyer.pipeline.stage import Context, Ref, Stage
+from sawyer.rollout.sampling import Sampling
+from sawyer.settings import Settings as BaseSettings
+
+
+class Settings(BaseSettings):
+    model: Annotated[str, Ref("policy")]
+    """The policy that answers."""
+    data: Annotated[str, Ref("data")]
+    """Where the prompts come from (completions that they have are ignored)."""
+    parts: list[str] = Field(default=["train"], min_length=1)
+    """Which parts of the data to answer."""
+    limit: int | None = Field(default=None, ge=1)
+    """Answer at most so many prompts of each part."""
+    n: int = Field(default=4, ge=1)
+    """Completions of each prompt."""
+    sampling: Sampling = Sampling()
+    """How completions are drawn."""
+    chat_template: str | None = None
+    """Name of a built-in chat template, or Jinja text; the tokenizer's own by default."""
+
+
+def run(settings: Settings, context: Context) -> dict[str, Any]:
+    from sawyer.pipeline.stages._common import engine_for, mean, prompts_of, write_completions
+    from sawyer.rollout.files import generate_resumably
+
+    if not context.is_main:
+        return {}
+    engine = engine_for(context, settings.model, settings.chat_template)
+    figures: dict[str, Any] = {}
+    for part in settings.parts:
+        prompts = prompts_of(context, settings.data, part, settings.limit)
+        completions = generate_resumably(
+            engine,
+            prompts,
+            settings.sampling,
+            settings.n,
+            seed=context.seed,
+            folder=context.scratch / part,
+            journal=context,
+            title=f"{settings.model} answers {part}",
+        )
+        write_completions(context.folder / f"{part}.jsonl", prompts, completions)
+        every = [completion for of_prompt in completions for completion in of_prompt]
+        figures[part] = len(every)
+        figures[f"{part}_tokens"] = mean([len(c.ids) for c in every])
+        figures[f"{part}_finished"] = mean([float(c.finished) for c in every])
+    return figures
+
+
+STAGE = Stage(
+    "generate", Settings, run, makes="completions", help="completions of a policy for the prompts of a data set"
+)

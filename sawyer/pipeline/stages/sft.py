@@ -1,0 +1,41 @@
+"""Stage `sft`: instruction tuning on the assistant's tokens of conversations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from sawyer.pipeline.stage import Context, Ref, Stage
+from sawyer.pipeline.stages._common import TrainingSettings
+
+
+class Settings(TrainingSettings):
+    model: Annotated[str, Ref("policy")]
+    """The model to tune."""
+    data: Annotated[str, Ref("data")]
+    """Conversations; of comparisons the best completion is taken."""
+
+
+def run(settings: Settings, context: Context) -> dict[str, Any]:
+    from sawyer.models.adapters import Trainable
+    from sawyer.models.load import load_policy
+    from sawyer.pipeline.stages._common import chat_of, conversation_trees, save_trained
+    from sawyer.train.loop import train
+    from sawyer.train.objectives import sft
+    from sawyer.trees.model import TreePolicy
+
+    name = context.model(settings.model)
+    chat = chat_of(name, settings.chat_template)
+    trees = conversation_trees(context, settings, settings.part, chat, settings.limit)
+    held_out = conversation_trees(context, settings, settings.validation, chat) if settings.validation else []
+    trainable = Trainable(lambda: load_policy(name), settings.lora, seed=context.seed)
+    policy = TreePolicy(trainable.model).to(context.accelerator.device)
+    result = train(
+        policy, trees, sft(), settings,
+        precision=context.precision, seed=context.seed, journal=context, title=context.name,
+        scratch=context.scratch, validation=held_out, accelerator=context.accelerator,
+    )  # fmt: skip
+    save_trained(context, trainable, result.weights, chat)
+    return {"conversations": len(trees), **result.figures}
+
+
+STAGE = Stage("sft", Settings, run, makes="policy", help="instruction tuning on the assistant's tokens")

@@ -1,0 +1,60 @@
+"""Generating a lot of completions so that nothing is lost: prompts in chunks, each chunk a file written at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from sawyer.data.records import Prompt
+from sawyer.journal import Journal
+from sawyer.rollout.protocol import Completion, Engine, Sampling
+
+
+def generate_resumably(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    n: int,
+    *,
+    seed: int,
+    folder: Path,
+    journal: Journal,
+    title: str,
+    chunk: int = 64,
+) -> list[list[Completion]]:
+    """`n` completions of each prompt; chunks of prompts already in `folder` are read instead of generated again.
+
+    What shares a chunk does not depend on when the work was interrupted, so an interrupted and continued generation
+    equals an uninterrupted one to the bit, in bf16 too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done: list[list[Completion]] = []
+    for start in range(0, len(prompts), chunk):
+        file = folder / f"{start:08d}.json"
+        if not file.exists():
+            break
+        done.extend([[_completion(row) for row in rows] for rows in json.loads(file.read_text())])
+    total = len(prompts) * n
+    with journal.progress(total, title, unit="completion", start=len(done) * n) as bar:
+        for start in range(len(done), len(prompts), chunk):
+            part = engine.generate(prompts[start : start + chunk], sampling, n, seed=seed)
+            done.extend(part)
+            _write(folder / f"{start:08d}.json", [[asdict(c) for c in completions] for completions in part])
+            bar.advance(sum(len(completions) for completions in part))
+    return done
+
+
+def _completion(row: dict) -> Completion:
+    return Completion(tuple(row["ids"]), tuple(row["logps"]), row["text"], row["finished"])
+
+
+def _write(file: Path, rows: list) -> None:
+    fresh = file.with_suffix(".new")
+    with fresh.open("w") as handle:
+        json.dump(rows, handle)
+        handle.flush()
+        os.fsync(handle.fileno())
+    fresh.rename(file)

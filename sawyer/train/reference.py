@@ -1,0 +1,54 @@
+"""Reference log-probs: computed once and kept, so that no second model is in memory while the policy trains."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from sawyer.journal import Journal
+from sawyer.models.precision import DTYPES
+from sawyer.train.objectives import REFERENCE
+from sawyer.trees.model import TreePolicy
+from sawyer.trees.score import score_trees
+from sawyer.trees.tree import TokenTree
+
+
+def with_reference(
+    load: Callable[[], PreTrainedModel],
+    trees: Sequence[TokenTree],
+    *,
+    precision: str,
+    token_budget: int,
+    journal: Journal,
+    file: Path | None = None,
+    device: torch.device | str = "cpu",
+    writes: bool = True,
+) -> list[TokenTree]:
+    """The trees, each carrying its completions' log-probs under the reference.
+
+    Args:
+        load: gives the reference in float32; it is cast to `precision`, the one the policy is trained in, so that a
+            policy that equals its reference has log-ratios of exactly 0. Not called when `file` is there.
+        file: where the log-probs are kept for a continuation.
+    """
+    if file is not None and file.exists():
+        logps = json.loads(file.read_text())
+    else:
+        reference = TreePolicy(load().to(DTYPES[precision])).to(device)
+        with journal.progress(len(trees), "reference log-probs", unit="tree") as bar:
+            logps = score_trees(reference, trees, token_budget=token_budget, progress=bar.advance)
+        del reference
+        if file is not None and writes:
+            fresh = file.with_suffix(".new")
+            with fresh.open("w") as handle:
+                json.dump(logps, handle)
+                handle.flush()
+                os.fsync(handle.fileno())
+            fresh.rename(file)
+    return [replace(tree, values={**tree.values, REFERENCE: own}) for tree, own in zip(trees, logps, strict=True)]

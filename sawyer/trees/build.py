@@ -1,0 +1,72 @@
+"""Records to trees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sawyer.data.chat import ChatFormat
+from sawyer.data.records import Comparison, Conversation, Message, Record
+from sawyer.errors import SawyerError
+from sawyer.trees.tree import TokenTree
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The trees of the records that fit, and which records those are."""
+
+    trees: list[TokenTree]
+    indices: list[int]
+    dropped: int
+
+
+def conversation_tree(chat: ChatFormat, record: Conversation) -> TokenTree:
+    """A dialogue as one completion: the prompt ends before the first assistant token; only assistant tokens score."""
+    ids, mask = chat.conversation_ids(record.messages)
+    first = mask.index(True)
+    return TokenTree(ids[:first], [ids[first:]], [mask[first:]])
+
+
+def completions_tree(chat: ChatFormat, prompt: Sequence[Message], completions: Sequence[str]) -> TokenTree:
+    """A prompt and the texts that may follow it, each closed by its end token."""
+    return TokenTree(chat.prompt_ids(prompt), [chat.completion_ids(text) for text in completions])
+
+
+def comparison_tree(chat: ChatFormat, record: Comparison, *, pair: bool = False) -> TokenTree:
+    """A ranking, best first; with `pair` only its best and its worst."""
+    completions = (record.chosen, record.rejected) if pair else record.completions
+    return completions_tree(chat, record.prompt, completions)
+
+
+def longest_path(tree: TokenTree) -> int:
+    """Tokens of the prompt and its longest completion: what must fit into the model's context."""
+    return len(tree.prompt) + max(len(completion) for completion in tree.completions)
+
+
+def build(
+    records: Sequence[R], make: Callable[[R], TokenTree], *, max_tokens: int, max_dropped: float, what: str
+) -> Kept:
+    """The trees of all records whose longest path has at most `max_tokens`.
+
+    Raises:
+        SawyerError: more than the share `max_dropped` of the records is too long, or nothing is left.
+    """
+    trees, indices, longest, worst = [], [], 0, 0
+    for i, record in enumerate(records):
+        tree = make(record)
+        length = longest_path(tree)
+        if length > longest:
+            longest, worst = length, i
+        if length <= max_tokens:
+            trees.append(tree)
+            indices.append(i)
+    dropped = len(records) - len(trees)
+    if dropped > max_dropped * len(records) or not trees:
+        raise SawyerError(
+            f"{dropped} of {len(records)} {what} are longer than max_tokens {max_tokens} (record {worst + 1} has "
+            f"{longest} tokens); raise `max_tokens` up to the model's context, or allow more with `max_dropped`"
+        )
+    return Kept(trees, indices, dropped)
