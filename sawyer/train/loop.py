@@ -210,16 +210,28 @@ class Checkpoints:
         """Load what is there into `weights`, rewind the journal to it, and return the next update's number."""
         if self.folder is None:
             return 0
-        if not self.folder.exists() and self.folder.with_suffix(".old").exists():  # killed between the two renames
-            self.folder.with_suffix(".old").rename(self.folder)
-        if not self.folder.exists():
+        # the older one counts where a kill came between the two renames
+        found = next((f for f in (self.folder, self.folder.with_suffix(".old")) if f.exists()), None)
+        if found is None:
+            self._begin(journal)
             return 0
-        state = json.loads((self.folder / "state.json").read_text())
-        tensors = load_file(self.folder / "state.safetensors")
+        state = json.loads((found / "state.json").read_text())
+        tensors = load_file(found / "state.safetensors")
         torch.set_rng_state(tensors.pop("rng"))
         weights.load(tensors)
         journal.rewind(state["position"])
         return state["step"]
+
+    def _begin(self, journal: Journal) -> None:
+        """Drop what an earlier session logged that was killed before its first checkpoint."""
+        assert self.folder is not None
+        began = self.folder.with_name("began.json")
+        if began.exists():
+            journal.rewind(json.loads(began.read_text()))
+        elif self.writes:
+            began.parent.mkdir(parents=True, exist_ok=True)
+            began.with_suffix(".new").write_text(json.dumps(journal.position()))
+            began.with_suffix(".new").rename(began)
 
     def after(self, step: int, weights: MasterWeights, journal: Journal) -> None:
         """Write a checkpoint when one is due."""
@@ -234,8 +246,8 @@ class Checkpoints:
         for file in fresh.iterdir():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
-        shutil.rmtree(old, ignore_errors=True)
         if self.folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
             self.folder.rename(old)
         fresh.rename(self.folder)
         shutil.rmtree(old, ignore_errors=True)

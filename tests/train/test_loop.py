@@ -25,7 +25,7 @@ def after_an_update(model, trees, objective, settings, monkeypatch, tile=4096, t
     gradients = {name: master.grad.clone() for name, master in weights.masters.items()}
     norm = weights.update(rate=1e-3)
     figures = {name: torch.tensor(float(value)) for name, value in sums.items()}
-    return {**figures, "norm": torch.tensor(norm)}, gradients, weights.master_state()
+    return {**figures, "norm": torch.tensor(norm)}, gradients, weights.masters
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
@@ -140,11 +140,11 @@ def test_no_data_is_refused(policy, optimizer):
 def test_gradient_checkpointing_trains_the_same(policy, toy, optimizer):
     results = []
     for on in (False, True):
-        weights = train(
+        trained = train(
             policy(), toy(), objectives.sft(), optimizer(steps=2, gradient_checkpointing=on), precision="fp32", seed=0,
             journal=Silent(), title="sft",
         )  # fmt: skip
-        results.append(weights.master_state())
+        results.append(trained.weights.masters)
     for name, value in results[0].items():
         torch.testing.assert_close(value, results[1][name], atol=1e-6, rtol=1e-5)
 

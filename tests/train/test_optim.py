@@ -64,10 +64,8 @@ def test_masters_keep_steps_smaller_than_bfloat16_can_hold(optimizer):
         weights.update(rate=2.0**-10)
         if step == 0:
             assert (model.weight == 1.0).all()
-    torch.testing.assert_close(
-        weights.master_state()["weight"], torch.full((4, 4), 1 - 16 * 2.0**-10), rtol=0, atol=1e-5
-    )
-    assert (model.weight == weights.master_state()["weight"].bfloat16()).all()
+    torch.testing.assert_close(weights.masters["weight"], torch.full((4, 4), 1 - 16 * 2.0**-10), rtol=0, atol=1e-5)
+    assert (model.weight == weights.masters["weight"].bfloat16()).all()
     assert (model.weight < 1.0).all()
 
 
@@ -94,10 +92,10 @@ def test_gradients_are_clipped_to_the_global_norm(optimizer):
 def test_a_gradient_that_is_not_a_number_changes_no_weight(optimizer):
     model = nn.Linear(2, 2)
     weights = MasterWeights(model, optimizer(), "fp32")
-    before = {name: value.clone() for name, value in weights.master_state().items()}
+    before = {name: value.clone() for name, value in weights.masters.items()}
     with_gradient(weights, float("nan"))
     assert math.isnan(weights.update(rate=1.0))
-    assert all(torch.equal(value, before[name]) for name, value in weights.master_state().items())
+    assert all(torch.equal(value, before[name]) for name, value in weights.masters.items())
     with_gradient(weights, 1.0)  # and nothing of it stays behind
     assert math.isfinite(weights.update(rate=1.0))
 
@@ -137,7 +135,7 @@ def test_frozen_weights_have_no_master_and_stay(optimizer):
     model[0].requires_grad_(False)
     before = model[0].weight.detach().clone()
     weights = MasterWeights(model, optimizer(weight_decay=0.1), "fp32")
-    assert set(weights.master_state()) == {"1.weight", "1.bias"}
+    assert set(weights.masters) == {"1.weight", "1.bias"}
     with_gradient(weights, 1.0)
     weights.update(rate=0.1)
     assert torch.equal(model[0].weight, before)

@@ -1,0 +1,227 @@
+"""Killed and continued equals never killed, bit for bit; two processes equal one."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from safetensors.torch import load_file
+
+from sawyer.journal import Silent
+from sawyer.train import objectives
+from sawyer.train.loop import train
+from sawyer.trees.model import TreePolicy
+from tests.train import resumable
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = [sys.executable, "-m", "tests.train.resumable"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may catch it."""
+
+
+class Mortal(Silent):
+    """A journal that outlives its training, which is killed while it logs (or has just shown) update `dies_at`."""
+
+    def __init__(self, dies_at: int | None = None, when: str = "log") -> None:
+        super().__init__()
+        self.dies_at, self.when, self.started_from = dies_at, when, []
+
+    def log(self, **figures) -> None:
+        super().log(**figures)
+        if self.when == "log" and figures["step"] == self.dies_at:
+            raise Killed
+
+    def progress(self, total, title, unit="step", start=0):
+        self.started_from.append(start)
+        self.shown = start
+        return super().progress(total, title, unit, start)
+
+    def advance(self, n: int = 1, **fields) -> None:
+        self.shown += n
+        if self.when == "advance" and self.shown == self.dies_at:
+            raise Killed
+
+
+@pytest.fixture
+def session(policy, toy, optimizer):
+    """`session(journal, scratch, precision, ...)`: one life of a training of six updates."""
+
+    def run(journal, scratch, precision="fp32", model=policy, **changes):
+        settings = optimizer(**{"checkpoint_every": 2, "validate_every": 3, "token_budget": 40, **changes})
+        return train(
+            model(), toy(values=(objectives.REFERENCE,)), objectives.dpo(), settings, precision=precision, seed=5,
+            journal=journal, title="dpo", scratch=scratch, validation=toy(3, seed=7, values=(objectives.REFERENCE,)),
+        )  # fmt: skip
+
+    return run
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        assert torch.equal(value, right[name]), name
+
+
+def without_speed(lines):
+    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+
+
+@pytest.mark.parametrize("when", ["log", "advance"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resumed_equals_uninterrupted_wherever_it_was_killed(precision, when, session, tmp_path):
+    whole = Mortal()
+    expected = session(whole, tmp_path / "whole", precision)
+    for step in range(1, 7):
+        scratch, journal = tmp_path / f"{step}", Mortal(step, when)
+        with pytest.raises(Killed):
+            session(journal, scratch, precision)
+        journal.dies_at = None
+        found = session(journal, scratch, precision)
+        same(found.weights.state(), expected.weights.state())
+        assert found.figures == expected.figures
+        assert without_speed(journal.lines) == without_speed(whole.lines)
+        assert journal.started_from == [0, (step - 1) // 2 * 2]
+
+
+def test_the_figures_of_the_last_updates_outlive_a_kill(session, tmp_path):
+    """The headline figures are means over the last tenth of the updates, some of which a former session made."""
+    settings = {"steps": 20, "checkpoint_every": 19}
+    expected = session(Mortal(), None, **settings)
+    journal = Mortal(20)
+    with pytest.raises(Killed):
+        session(journal, tmp_path, **settings)
+    journal.dies_at = None
+    found = session(journal, tmp_path, **settings)
+    assert journal.started_from == [0, 19]
+    assert found.figures == expected.figures
+
+
+def test_killed_twice_and_resumed_twice(session, tmp_path):
+    expected = session(Mortal(), None)
+    journal = Mortal()
+    for step in (3, 6):
+        journal.dies_at = step
+        with pytest.raises(Killed):
+            session(journal, tmp_path)
+    journal.dies_at = None
+    same(session(journal, tmp_path).weights.state(), expected.weights.state())
+    assert [line["step"] for line in journal.lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_random_draws_go_on_where_they_stopped(session, tiny_policy, tmp_path):
+    """Dropout in adapters draws from torch's generator at each update."""
+
+    def adapted() -> TreePolicy:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            config = LoraConfig(
+                r=4,
+                lora_dropout=0.3,
+                target_modules="all-linear",
+                task_type=TaskType.CAUSAL_LM,
+                init_lora_weights=False,
+            )
+            return TreePolicy(get_peft_model(tiny_policy("llama"), config))
+
+    expected = session(Mortal(), None, model=adapted)
+    journal = Mortal(4)
+    with pytest.raises(Killed):
+        session(journal, tmp_path, model=adapted)
+    journal.dies_at = None
+    torch.rand(7)
+    same(session(journal, tmp_path, model=adapted).weights.state(), expected.weights.state())
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+def test_killed_while_a_file_moves_into_place(call, session, tmp_path, monkeypatch):
+    expected = session(Mortal(), None)
+    calls, rename = [], Path.rename
+
+    def dying(self, target):
+        calls.append(self.name)
+        if len(calls) == call:
+            raise Killed
+        return rename(self, target)
+
+    journal = Mortal()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", dying)
+        with pytest.raises(Killed):
+            session(journal, tmp_path, checkpoint_every=1)
+    same(session(journal, tmp_path, checkpoint_every=1).weights.state(), expected.weights.state())
+    assert journal.started_from[-1] >= (call - 2) // 2  # a good checkpoint is never lost
+    assert [line["step"] for line in journal.lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_several_processes_may_look_for_the_same_checkpoint(session, tmp_path, optimizer, policy, monkeypatch):
+    """After a kill between two renames each process finds the older checkpoint, and none takes it from the others."""
+    from sawyer.train.loop import Checkpoints
+    from sawyer.train.optim import MasterWeights
+
+    session(Mortal(), tmp_path)
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    renamed = []
+    monkeypatch.setattr(Path, "rename", lambda self, target: renamed.append(self))
+    for writes in (True, False):
+        weights = MasterWeights(policy(), optimizer(), "fp32")
+        assert Checkpoints(tmp_path, 2, writes=writes).resume(weights, Silent()) == 4
+    assert not renamed
+
+
+def test_kill_9_at_a_random_moment(tmp_path):
+    steps = 150
+    resumable.run("sft", tmp_path / "whole", steps=steps, token_budget=64, checkpoint_every=3)
+    command = [*PROGRAM, str(tmp_path), "--steps", str(steps)]
+    metrics = tmp_path / "sft-64" / "metrics.jsonl"
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT)
+    try:
+        wanted, deadline = random.randint(1, 120), time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if metrics.exists() and metrics.read_bytes().count(b"\n") >= wanted:
+                break
+            time.sleep(0.001)
+        time.sleep(random.random() * 0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "sft-64" / "weights.safetensors").exists(), "it had finished before it was killed"
+    subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=True, timeout=120)
+
+    same(load_file(tmp_path / "sft-64/weights.safetensors"), load_file(tmp_path / "whole/weights.safetensors"))
+    logs = [[json.loads(line) for line in (tmp_path / d / "metrics.jsonl").open()] for d in ("sft-64", "whole")]
+    assert without_speed(logs[0]) == without_speed(logs[1])
+
+
+def test_two_processes_equal_one(tmp_path):
+    """Also with a budget that puts a whole update into one row, which leaves the second process idle."""
+    kinds, budgets = ["sft", "dpo", "reward"], [40, 4096]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launch, *PROGRAM[1:], str(tmp_path / "two"), "--kinds", *kinds, "--budgets", *map(str, budgets)],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    if done.returncode and any(word in done.stderr for word in ("EADDR", "RendezvousConnectionError", "no interface")):
+        pytest.skip(f"processes cannot talk to each other here: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    for kind in kinds:
+        for budget in budgets:
+            name = f"{kind}-{budget}"
+            resumable.run(kind, tmp_path / "one" / name, steps=4, token_budget=budget, checkpoint_every=3)
+            one, two = (load_file(tmp_path / n / name / "weights.safetensors") for n in ("one", "two"))
+            for key, value in one.items():
+                torch.testing.assert_close(two[key], value, atol=1e-6, rtol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+            logs = [[json.loads(x) for x in (tmp_path / n / name / "metrics.jsonl").open()] for n in ("one", "two")]
+            for ours, theirs in zip(*logs, strict=True):
+                for figures in (ours, theirs):
+                    figures.pop("tokens_per_second", None)
+                assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
