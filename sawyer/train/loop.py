@@ -98,10 +98,10 @@ def train(
     checkpoints = Checkpoints(
         scratch, settings.checkpoint_every, writes=accelerator is None or accelerator.is_main_process
     )
-    first = checkpoints.resume(weights, journal)
+    first, recorded = checkpoints.resume(weights, journal)
     reduce = _reducer(accelerator)
     order = data_order(len(trees), settings.batch_size, total, seed)
-    recent: deque[dict[str, float]] = deque(maxlen=max(1, total // 10))
+    recent: deque[dict[str, float]] = deque(recorded, maxlen=max(1, total // 10))
     measured: dict[str, float] = {}
     model.train()
 
@@ -132,7 +132,7 @@ def train(
                 measured = measure(model, validation, objective, settings.token_budget)
                 journal.log(step=step + 1, **{f"validation/{name}": value for name, value in measured.items()})
             if not last:
-                checkpoints.after(step + 1, weights, journal)
+                checkpoints.after(step + 1, weights, journal, list(recent))
     model.eval()
     means = {name: sum(figures[name] for figures in recent) / len(recent) for name in (recent[-1] if recent else {})}
     return Trained(weights, {"updates": total, **means, **{f"validation_{k}": v for k, v in measured.items()}})
@@ -206,21 +206,22 @@ class Checkpoints:
         self.writes = writes
         self.written = time.monotonic()
 
-    def resume(self, weights: MasterWeights, journal: Journal) -> int:
-        """Load what is there into `weights`, rewind the journal to it, and return the next update's number."""
+    def resume(self, weights: MasterWeights, journal: Journal) -> tuple[int, list[dict[str, float]]]:
+        """Load what is there into `weights`, rewind the journal to it, and return the next update's number and the
+        figures of the last updates before it."""
         if self.folder is None:
-            return 0
+            return 0, []
         # the older one counts where a kill came between the two renames
         found = next((f for f in (self.folder, self.folder.with_suffix(".old")) if f.exists()), None)
         if found is None:
             self._begin(journal)
-            return 0
+            return 0, []
         state = json.loads((found / "state.json").read_text())
         tensors = load_file(found / "state.safetensors")
         torch.set_rng_state(tensors.pop("rng"))
         weights.load(tensors)
         journal.rewind(state["position"])
-        return state["step"]
+        return state["step"], state["recent"]
 
     def _begin(self, journal: Journal) -> None:
         """Drop what an earlier session logged that was killed before its first checkpoint."""
@@ -233,7 +234,9 @@ class Checkpoints:
             began.with_suffix(".new").write_text(json.dumps(journal.position()))
             began.with_suffix(".new").rename(began)
 
-    def after(self, step: int, weights: MasterWeights, journal: Journal) -> None:
+    def after(
+        self, step: int, weights: MasterWeights, journal: Journal, recent: Sequence[dict[str, float]] = ()
+    ) -> None:
         """Write a checkpoint when one is due."""
         due = step % self.every == 0 if self.every else time.monotonic() - self.written > self.SECONDS
         if self.folder is None or not due or not self.writes:
@@ -242,7 +245,8 @@ class Checkpoints:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         save_file({**weights.state(), "rng": torch.get_rng_state()}, fresh / "state.safetensors")
-        (fresh / "state.json").write_text(json.dumps({"step": step, "position": journal.position()}))
+        state = {"step": step, "position": journal.position(), "recent": list(recent)}
+        (fresh / "state.json").write_text(json.dumps(state))
         for file in fresh.iterdir():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())

@@ -194,4 +194,4 @@ def test_a_checkpoint_killed_between_its_renames_is_found(policy, toy, optimizer
     (tmp_path / "checkpoint.new").mkdir()
     found = loop.Checkpoints(tmp_path, 2, writes=True)
     weights = MasterWeights(policy(), settings, "fp32")
-    assert found.resume(weights, Silent()) == 4
+    assert found.resume(weights, Silent())[0] == 4
