@@ -77,6 +77,7 @@ def run(
 
     Example: sawyer run quickstart --set seed=1 --out runs/seed-1
     """
+    from sawyer.numerics import prepare
     from sawyer.pipeline.processes import Processes
     from sawyer.pipeline.recipe import load_recipe
     from sawyer.pipeline.run import run_recipe
@@ -85,6 +86,7 @@ def run(
     processes, done = Processes(), False
     try:
         checked = load_recipe(recipe, settings or [])
+        prepare()
         folder = run_recipe(checked, out)
         done = True
     except KeyboardInterrupt:

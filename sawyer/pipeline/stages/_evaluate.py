@@ -34,8 +34,8 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
     gold: Feedback | None = None
     if settings.gold == "verifiable":
         gold = VerifiableReward()
-    elif settings.gold is not None:
-        gold = RewardModel(context.model(settings.gold), precision=context.precision)
+    elif settings.gold_model is not None:
+        gold = RewardModel(context.model(settings.gold_model), precision=context.precision)
     reference = _policy(context, context.model(settings.reference)) if settings.reference else None
 
     rows: dict[str, list[dict[str, Any]]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sawyer.pipeline.stage import Context, Ref, Stage
 from sawyer.rollout.sampling import Sampling
@@ -25,14 +25,22 @@ class Settings(BaseSettings):
     """Completions of each prompt."""
     sampling: Sampling = Sampling()
     """How completions are drawn."""
-    gold: Literal["verifiable"] | Annotated[str, Ref("reward_model")] | None = None
-    """What counts: `verifiable` computes it from the prompt's constraints; else a reward model that trained nobody."""
+    gold: Literal["verifiable"] | None = None
+    """What counts: `verifiable` computes it from the prompts' constraints."""
+    gold_model: Annotated[str, Ref("reward_model")] | None = None
+    """What counts where nothing can be computed: a reward model that no policy was trained on."""
     proxy: Annotated[str, Ref("reward_model")] | None = None
     """The reward model that the policies were trained on."""
     reference: Annotated[str, Ref("policy")] | None = None
     """KL is measured to this policy."""
     token_budget: int = Field(default=4096, ge=16)
     """Tokens in one packed row."""
+
+    @model_validator(mode="after")
+    def _one_gold(self) -> Settings:
+        if self.gold is not None and self.gold_model is not None:
+            raise ValueError("give `gold` or `gold_model`, not both")
+        return self
 
 
 def run(settings: Settings, context: Context) -> dict[str, Any]:
