@@ -95,8 +95,7 @@ def train(
     weights = MasterWeights(model, settings, precision)
     if settings.gradient_checkpointing:
         model.core.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if hasattr(model.model, "enable_input_require_grads"):
-            model.model.enable_input_require_grads()
+        model.core.enable_input_require_grads()
     checkpoints = Checkpoints(
         scratch, settings.checkpoint_every, writes=accelerator is None or accelerator.is_main_process
     )

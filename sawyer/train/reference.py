@@ -40,10 +40,11 @@ def with_reference(
     if file is not None and file.exists():
         logps = json.loads(file.read_text())
     else:
-        reference = TreePolicy(load().to(DTYPES[precision])).to(device)
+        model = load().to(DTYPES[precision])  # type: ignore[arg-type]  # transformers wraps `to` and loses its types
+        reference = TreePolicy(model).to(device)
         with journal.progress(len(trees), "reference log-probs", unit="tree") as bar:
             logps = score_trees(reference, trees, token_budget=token_budget, progress=bar.advance)
-        del reference
+        del reference, model
         if file is not None and writes:
             fresh = file.with_suffix(".new")
             with fresh.open("w") as handle:

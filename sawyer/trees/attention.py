@@ -108,7 +108,7 @@ class _DenseAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q_G_M_D, k_G_L_D, v_G_L_D, bias_M_L, scale):  # type: ignore[no-untyped-def]
+    def forward(ctx, q_G_M_D, k_G_L_D, v_G_L_D, bias_M_L, scale):
         scores = torch.baddbmm(bias_M_L, q_G_M_D, k_G_L_D.transpose(1, 2), alpha=scale)
         p_G_M_L = torch.softmax(scores, dim=-1)
         ctx.save_for_backward(q_G_M_D, k_G_L_D, v_G_L_D, p_G_M_L)
@@ -116,7 +116,7 @@ class _DenseAttention(torch.autograd.Function):
         return torch.bmm(p_G_M_L, v_G_L_D)
 
     @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad):
         q, k, v, p = ctx.saved_tensors
         grad = grad.contiguous()
         grad_v = torch.bmm(p.transpose(1, 2), grad)
@@ -126,7 +126,7 @@ class _DenseAttention(torch.autograd.Function):
         return grad_q, grad_k, grad_v, None, None
 
 
-def _dense(query, key, value, layout, tree, scale, window, softcap):  # type: ignore[no-untyped-def]
+def _dense(query, key, value, layout, tree, scale, window, softcap):
     """`[1, L, H, D]` of one tree by plain matrix products."""
     _, heads, length, size = query.shape
     groups = key.shape[1]
@@ -154,7 +154,7 @@ def _bias(
     return layout.cache[key].expand(groups, -1, -1)
 
 
-def _sdpa(query, key, value, layout, tree, scale, window):  # type: ignore[no-untyped-def]
+def _sdpa(query, key, value, layout, tree, scale, window):
     """`[1, L, H, D]` of one tree through scaled_dot_product_attention."""
     cached = ("mask", tree.prompt, tree.completions, window)
     if cached not in layout.cache:
@@ -166,7 +166,7 @@ def _sdpa(query, key, value, layout, tree, scale, window):  # type: ignore[no-un
     return out.transpose(1, 2)
 
 
-def _flex(query, key, value, layout, scale, window, softcap):  # type: ignore[no-untyped-def]
+def _flex(query, key, value, layout, scale, window, softcap):
     """`[1, H, T, D]` of the whole row through FlexAttention."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -175,7 +175,7 @@ def _flex(query, key, value, layout, scale, window, softcap):  # type: ignore[no
         tree_T, branch_T = layout.tree_T, layout.branch_T
         position_T = _positions(layout)
 
-        def seen(b, h, q, k):  # type: ignore[no-untyped-def]
+        def seen(b, h, q, k):
             visible = (tree_T[q] == tree_T[k]) & (q >= k) & ((branch_T[k] < 0) | (branch_T[q] == branch_T[k]))
             return visible if window is None else visible & (position_T[q] - position_T[k] < window)
 
@@ -185,7 +185,7 @@ def _flex(query, key, value, layout, scale, window, softcap):  # type: ignore[no
     score_mod = None
     if softcap is not None:
 
-        def score_mod(score, b, h, q, k):  # type: ignore[no-untyped-def]
+        def score_mod(score, b, h, q, k):
             return softcap * torch.tanh(score / softcap)
 
     kernel = _compiled_flex() if query.device.type == "cuda" else flex_attention

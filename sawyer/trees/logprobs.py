@@ -49,13 +49,13 @@ def token_logprobs(
     return torch.cat([checkpoint(plain, hidden, target, use_reentrant=False) for hidden, target in parts])
 
 
-def _tiles(weight_V_D: torch.Tensor, bias_V: torch.Tensor | None):  # type: ignore[no-untyped-def]
+def _tiles(weight_V_D: torch.Tensor, bias_V: torch.Tensor | None):
     for start in range(0, weight_V_D.shape[0], TILE):
         rows = slice(start, start + TILE)
         yield rows, weight_V_D[rows], None if bias_V is None else bias_V[rows]
 
 
-def _logits(hidden, weight, bias, softcap, scale):  # type: ignore[no-untyped-def]
+def _logits(hidden, weight, bias, softcap, scale):
     """Float32 logits of one tile."""
     logits = F.linear(hidden, weight, bias).float()
     if scale != 1.0:
@@ -65,7 +65,7 @@ def _logits(hidden, weight, bias, softcap, scale):  # type: ignore[no-untyped-de
 
 class _TiledLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale):  # type: ignore[no-untyped-def]
+    def forward(ctx, hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale):
         hidden_N_D = hidden_N_D.to(weight_V_D.dtype)
         normaliser_N = torch.empty(hidden_N_D.shape[0], dtype=torch.float32, device=hidden_N_D.device)
         picked_N = torch.zeros_like(normaliser_N)
@@ -86,7 +86,7 @@ class _TiledLogprobs(torch.autograd.Function):
         return picked_N - normaliser_N
 
     @staticmethod
-    def backward(ctx, grad_N):  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad_N):
         hidden_N_D, weight_V_D, bias_V, target_N, normaliser_N = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.zeros_like(hidden_N_D, dtype=torch.float32) if needs_hidden else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -23,7 +25,7 @@ class TreeModel(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        core: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+        core = cast(PreTrainedModel, cast(Any, model).get_base_model() if hasattr(model, "get_base_model") else model)
         core.set_attn_implementation(attention.NAME)
         self._core = [core]  # a list, so that the weights are registered once
 
@@ -85,7 +87,7 @@ class TreeReward(TreeModel):
 
     def forward(self, batch: TreeBatch) -> torch.Tensor:
         hidden = self.hidden(batch)[batch.last_index]
-        head = self.core.score
+        head = cast(nn.Module, self.core.score)
         if type(head) is nn.Linear:  # in float32 whatever the body computes in: two rewards may differ by little
             bias = None if head.bias is None else head.bias.float()
             return nn.functional.linear(hidden.float(), head.weight.float(), bias)[:, 0]
