@@ -1,41 +1,14 @@
-"""Tiny models, toy data that can be learned in a few updates, and journals that stop a training where one asks."""
+"""Tiny models, and toy data that can be learned in a few updates."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from sawyer.journal import Silent
 from sawyer.models.heads import attach_fresh_head
 from sawyer.train.settings import OptimizerSettings
 from sawyer.trees.model import TreePolicy, TreeReward
 from sawyer.trees.tree import TokenTree
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing may catch it."""
-
-
-class DiesAt(Silent):
-    """A journal whose owner is killed while it logs (or shows) update `step`."""
-
-    def __init__(self, step: int, when: str = "log") -> None:
-        super().__init__()
-        self.step, self.when, self.shown = step, when, 0
-
-    def log(self, **figures) -> None:
-        super().log(**figures)
-        if self.when == "log" and figures["step"] == self.step:
-            raise Killed
-
-    def progress(self, total, title, unit="step", start=0):
-        self.shown = start
-        return super().progress(total, title, unit, start)
-
-    def advance(self, n: int = 1, **fields) -> None:
-        self.shown += n
-        if self.when == "advance" and self.shown == self.step:
-            raise Killed
 
 
 @pytest.fixture(scope="session")

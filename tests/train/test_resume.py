@@ -178,6 +178,12 @@ def test_several_processes_may_look_for_the_same_checkpoint(session, tmp_path, o
     assert not renamed
 
 
+def _killed_once(scratch: Path) -> None:
+    """Kills the update after the first checkpoint."""
+    if (scratch / "checkpoint").exists():
+        raise Killed
+
+
 def test_kill_9_at_a_random_moment(tmp_path):
     steps = 150
     resumable.run("sft", tmp_path / "whole", steps=steps, token_budget=64, checkpoint_every=3)
@@ -202,9 +208,14 @@ def test_kill_9_at_a_random_moment(tmp_path):
     assert without_speed(logs[0]) == without_speed(logs[1])
 
 
-def test_two_processes_equal_one(tmp_path):
-    """Also with a budget that puts a whole update into one row, which leaves the second process idle."""
+def test_two_processes_equal_one(tmp_path, monkeypatch):
+    """Also with a budget that puts a whole update into one row, which leaves the second process idle, and where the two
+    continue what one began."""
     kinds, budgets = ["sft", "dpo", "reward"], [40, 4096]
+    with monkeypatch.context() as patch:
+        patch.setattr(resumable.OnDisk, "advance", lambda *_, **fields: _killed_once(tmp_path / "two/dpo-40/scratch"))
+        with pytest.raises(Killed):
+            resumable.run("dpo", tmp_path / "two/dpo-40", steps=4, token_budget=40, checkpoint_every=2)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*launch, *PROGRAM[1:], str(tmp_path / "two"), "--kinds", *kinds, "--budgets", *map(str, budgets)],
