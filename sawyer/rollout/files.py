@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,8 +40,15 @@ def generate_resumably(
         done.extend([[_completion(row) for row in rows] for rows in json.loads(file.read_text())])
     total = len(prompts) * n
     with journal.progress(total, title, unit="completion", start=len(done) * n) as bar:
+        began, tokens = time.perf_counter(), 0
+
+        def count(new: int) -> None:
+            nonlocal tokens
+            tokens += new
+            bar.advance(0, tokens_per_second=tokens / (time.perf_counter() - began))
+
         for start in range(len(done), len(prompts), chunk):
-            part = engine.generate(prompts[start : start + chunk], sampling, n, seed=seed)
+            part = engine.generate(prompts[start : start + chunk], sampling, n, seed=seed, progress=count)
             done.extend(part)
             _write(folder / f"{start:08d}.json", [[asdict(c) for c in completions] for completions in part])
             bar.advance(sum(len(completions) for completions in part))

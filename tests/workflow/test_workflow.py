@@ -1,0 +1,235 @@
+"""The whole workflow, by its real stages, on a tiny random model: as the README has it, only smaller."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def recipe(model: str, precision: str = "fp32", **changes) -> dict:
+    small = {"learning_rate": 1e-3, "batch_size": 4, "max_tokens": 250, "max_dropped": 0.9, "checkpoint_every": 1}
+    sampling = {"max_tokens": 12}
+    source = {"source": "verifiable", "seed": 3}
+    stages = {
+        "demonstrations": {
+            "stage": "data",
+            "parts": {
+                "train": {**source, "split": "train", "n": 12, "form": "demonstrations"},
+                "validation": {**source, "split": "validation", "n": 4, "form": "demonstrations"},
+            },
+        },
+        "prompts": {
+            "stage": "data",
+            "parts": {name: {**source, "split": name, "n": 8} for name in ("train", "validation", "test")},
+        },
+        "sft": {"model": "base", "data": "demonstrations", "validation": "validation", **small},
+        "answers": {
+            "stage": "generate", "model": "sft", "data": "prompts", "parts": ["train", "validation"],
+            "n": 3, "sampling": sampling,
+        },
+        "labels": {"stage": "label", "data": "answers", "pairs": 2, "temperature": 0.05},
+        "reward": {"model": "sft", "data": "labels", "validation": "validation", **small},
+        "dpo": {"model": "sft", "data": "labels", **small},
+        "iterate": {
+            "model": "sft", "data": "prompts", "reward": "reward", "iterations": 2, "prompts": 6, "n": 3,
+            "validation_prompts": 4, "sampling": sampling, "learning_rate": 1e-3, "batch_size": 4,
+            "checkpoint_every": 1, "pairs": {"length_penalty": 0.001},
+        },
+        "evaluate": {
+            "policies": ["base", "sft", "dpo", "iterate"], "data": "prompts", "n": 2, "sampling": sampling,
+            "gold": "verifiable", "proxy": "reward", "reference": "sft",
+        },
+    }  # fmt: skip
+    for name, change in changes.items():
+        stages[name].update(change)
+    return {"name": "tiny", "model": model, "precision": precision, "stages": stages}
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path, saved_policy):
+    def write(**changes) -> Path:
+        file = tmp_path / "tiny.yaml"
+        file.write_text(yaml.safe_dump(recipe(saved_policy("llama"), **changes), sort_keys=False))
+        return file
+
+    return write
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "sawyer", *map(str, arguments)]
+
+
+def sawyer(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def contents(run: Path) -> dict[str, str]:
+    """The content hash of every artifact of a run."""
+    return {
+        manifest.parent.name: json.loads(manifest.read_text())["content"]["sha256"]
+        for manifest in sorted(run.glob("*/manifest.json"))
+    }
+
+
+class Seen(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            assert not (name in ("src", "href") and (value or "").startswith(("http", "//"))), value
+
+
+@pytest.mark.slow
+def test_the_whole_workflow_runs_and_reports(tiny_recipe, tmp_path):
+    done = sawyer("run", tiny_recipe(), "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "out"
+    summary = json.loads((run / "summary.json").read_text())
+    assert [stage["state"] for stage in summary["stages"].values()] == ["finished"] * 9
+
+    evaluation = json.loads((run / "evaluate" / "evaluation.json").read_text())
+    assert evaluation["order"] == ["base", "sft", "dpo", "iterate-1", "iterate-2"]
+    for figures in evaluation["policies"].values():
+        for name in ("gold", "proxy", "kl", "tokens", "finished"):
+            assert figures[name]["low"] <= figures[name]["mean"] <= figures[name]["high"]
+            assert figures[name]["n"] == 8
+    assert evaluation["policies"]["sft"]["kl"]["mean"] == pytest.approx(0, abs=1e-4)
+
+    report = (run / "report.html").read_text()
+    seen = Seen()
+    seen.feed(report)
+    assert seen.tags.count("svg") >= 4
+    assert "sawyer run" in report
+
+    again = sawyer("run", tmp_path / "tiny.yaml", "--out", "out", cwd=tmp_path)
+    assert again.returncode == 0
+    assert again.stdout.count("running") == again.stderr.count("running") == 0
+
+    shown = sawyer("show", "out", "--json", cwd=tmp_path)
+    assert json.loads(shown.stdout)["stages"]["evaluate"]["figures"]["headline"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tiny_recipe, tmp_path, precision):
+    file = tiny_recipe(precision=precision)
+    whole = sawyer("run", file, "--out", "whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    moments = random.Random(precision)
+    kills = 0
+    for _ in range(40):
+        process = subprocess.Popen(
+            command("run", file, "--out", "broken"), cwd=tmp_path, env=environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        try:
+            code = process.wait(timeout=moments.uniform(4.0, 9.0))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            continue
+        assert code == 0
+        break
+    assert kills >= 1
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
+    for metrics in (tmp_path / "whole").glob("*/metrics.jsonl"):
+        broken = tmp_path / "broken" / metrics.parent.name / "metrics.jsonl"
+        assert steps(broken) == steps(metrics)
+
+
+def steps(metrics: Path) -> list[tuple]:
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return [(line.get("iteration"), line.get("step"), line.get("loss")) for line in lines]
+
+
+@pytest.mark.slow
+def test_adapters_train_and_are_saved_merged_and_alone(tiny_recipe, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    file = tiny_recipe(sft={"lora": {"r": 2}}, reward={"lora": {"r": 2}})
+    done = sawyer("run", file, "--out", "out", "--set", "stages.evaluate.policies=[base, sft]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "sft")
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    assert (tmp_path / "out" / "sft" / "adapter" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"sft": {"data": "prompts"}}, "needs"),
+        ({"sft": {"part": "trian"}}, "has no part 'trian'"),
+        ({"sft": {"max_dropped": 0.0, "max_tokens": 60}}, "longer than max_tokens 60"),
+        ({"answers": {"sampling": {"max_tokens": 250}}}, "context"),
+        ({"evaluate": {"sampling": {"temprature": 1.0}}}, "did you mean 'temperature'"),
+        ({"iterate": {"reward": "sft"}}, "reward"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(tiny_recipe, tmp_path, change, sentence):
+    done = sawyer("run", tiny_recipe(**change), "--out", "out", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert sentence in errors[0]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "empty"),
+        ('{"messages": [{"role": "user", "content": "hi"}', "line"),
+        ('{"chosen": "\\n\\nHuman: a\\n\\nAssistant: b", "rejected": "\\n\\nHuman: a\\n\\nAssistant: b"}\n', "the two answers are the same"),
+        ('{"text": "no prompt here"}\n', "format"),
+        (None, "data.jsonl"),
+    ],
+)
+def test_bad_data_is_refused_before_any_model_is_loaded(tmp_path, saved_policy, text, sentence):
+    data = tmp_path / "data.jsonl"
+    if text is not None:
+        data.write_text(text)
+    stages = {
+        "data": {"source": {"source": "file", "path": str(data)}, "view": "conversations"},
+        "sft": {"model": "base", "data": "data"},
+    }
+    file = tmp_path / "bad.yaml"
+    file.write_text(yaml.safe_dump({"name": "bad", "model": saved_policy("llama"), "stages": stages}, sort_keys=False))
+    began = time.monotonic()
+    done = sawyer("run", file, "--out", "out", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert sentence.lower() in errors[0].lower(), errors[0]
+    assert time.monotonic() - began < 60
+    assert not (tmp_path / "out" / "data").exists()
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    (tmp_path / "nothing").mkdir()
+    stages = {"data": {"source": {"source": "verifiable", "n": 4}}, "answers": {"stage": "generate", "model": "base",
+              "data": "data"}}  # fmt: skip
+    file = tmp_path / "bad.yaml"
+    file.write_text(yaml.safe_dump({"name": "bad", "model": str(tmp_path / "nothing"), "stages": stages}))
+    done = sawyer("run", file, "--out", "out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "config.json" in done.stderr
+    assert not (tmp_path / "out" / "data").exists()
