@@ -15,7 +15,7 @@ from sawyer.data.hh import hh_comparison, load_hh
 from sawyer.data.records import Comparison, Conversation, Labelled, Message, Prompt, Record, assistant
 from sawyer.data.verifiable import demonstrations, make_prompts
 from sawyer.errors import SawyerError
-from sawyer.settings import Settings
+from sawyer.settings import InputFile, Settings
 
 
 class _SourceSettings(Settings):
@@ -31,7 +31,7 @@ class HHSettings(_SourceSettings):
     """Anthropic's HH-RLHF, from local files or from the hub."""
 
     source: Literal["hh"] = "hh"
-    path: str | list[str] | None = None
+    path: Annotated[str | list[str] | None, InputFile()] = None
     """Local file or files (.jsonl, .jsonl.gz, .json); without it the hub is asked."""
     hub: str = "Anthropic/hh-rlhf"
     """Hub data set, when there is no path."""
@@ -45,7 +45,7 @@ class FileSettings(_SourceSettings):
     """Files in any known format."""
 
     source: Literal["file"] = "file"
-    path: str | list[str]
+    path: Annotated[str | list[str], InputFile()]
     """File or files (.jsonl, .jsonl.gz, .json, .json.gz, .parquet)."""
     format: Literal["auto", "alpaca", "sharegpt", "messages", "trl", "hh"] = "auto"
     """Format of the rows; `auto` looks at their keys and refuses to guess between two."""

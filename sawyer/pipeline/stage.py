@@ -33,7 +33,7 @@ from pydantic import BaseModel
 from sawyer.errors import SawyerError
 from sawyer.pipeline.context import Context
 from sawyer.pipeline.nearest import did_you_mean
-from sawyer.settings import Settings
+from sawyer.settings import InputFile, Settings
 
 MODEL_KINDS = frozenset({"policy", "reward_model", "preference_model"})
 """The kinds of artifact that are models; a recipe's `models` may stand for any of them, its `base` for a policy."""
@@ -53,14 +53,6 @@ class Ref:
 
     def __repr__(self) -> str:
         return f"Ref({', '.join(map(repr, sorted(self.kinds)))})"
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """Marks a setting that is the path of a file or folder the stage reads.
-
-    It must be there, and not empty, before any stage starts; its content is part of the stage's fingerprint.
-    """
 
 
 @dataclass(frozen=True)

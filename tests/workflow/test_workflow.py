@@ -228,7 +228,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
     stages = {"data": {"source": {"source": "verifiable", "n": 4}}, "answers": {"stage": "generate", "model": "base",
               "data": "data"}}  # fmt: skip
     file = tmp_path / "bad.yaml"
-    file.write_text(yaml.safe_dump({"name": "bad", "model": str(tmp_path / "nothing"), "stages": stages}))
+    file.write_text(yaml.safe_dump({"name": "bad", "model": str(tmp_path / "nothing"), "stages": stages}, sort_keys=False))
     done = sawyer("run", file, "--out", "out", cwd=tmp_path)
     assert done.returncode == 2
     assert "config.json" in done.stderr
