@@ -15,12 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from sawyer.data.records import Comparison, Prompt
-from sawyer.rollout.protocol import Completion
 from sawyer.settings import Settings
+
+if TYPE_CHECKING:
+    from sawyer.rollout.protocol import Completion
 
 
 class PairSettings(Settings):

@@ -91,7 +91,7 @@ def train(
         raise SawyerError(f"{title}: there is nothing to train on, the data is empty")
     prepare()
     torch.manual_seed(seed)
-    total = settings.steps or max(1, round(settings.epochs * len(trees) / settings.batch_size))
+    total = settings.steps or math.ceil(settings.epochs * len(trees) / settings.batch_size)
     weights = MasterWeights(model, settings, precision)
     if settings.gradient_checkpointing:
         model.core.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -11,6 +11,8 @@ from functools import cached_property
 
 import torch
 
+WINDOW = 1024
+
 
 @dataclass(frozen=True)
 class TokenTree:
@@ -234,6 +236,11 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
 def batches(
     trees: Sequence[TokenTree], budget: int, device: torch.device | str = "cpu"
 ) -> Iterable[tuple[list[int], TreeBatch]]:
-    """The trees as packed rows of at most `budget` tokens, each with the indices of its trees in `trees`."""
-    for row in pack([tree.tokens for tree in trees], budget):
-        yield row, TreeBatch.of([trees[i] for i in row], device)
+    """The trees as packed rows of at most `budget` tokens, each with the indices of its trees in `trees`.
+
+    Packs `WINDOW` trees at a time: enough to fill rows, and linear in the number of trees.
+    """
+    for start in range(0, len(trees), WINDOW):
+        window = trees[start : start + WINDOW]
+        for row in pack([tree.tokens for tree in window], budget):
+            yield [start + i for i in row], TreeBatch.of([window[i] for i in row], device)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, VOCAB, tiny_model
 from peft import LoraConfig, get_peft_model
 from transformers import MambaConfig, MambaForCausalLM
 
@@ -10,6 +9,7 @@ from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
 from sawyer.rollout.protocol import Sampling
 from sawyer.rollout.torch_engine import Limits, TorchEngine, cohorts
+from tests.rollout.decoders import ARCHITECTURES, VOCAB, tiny_model
 
 PROMPTS = [[1, 5, 9, 11, 30], [1, 40, 41], [1, 8, 8, 8, 17, 50, 51, 52, 7, 10, 12, 13], [33]]
 

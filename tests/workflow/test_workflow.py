@@ -198,7 +198,10 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tiny_recipe, tmp_path, change
     [
         ("", "empty"),
         ('{"messages": [{"role": "user", "content": "hi"}', "line"),
-        ('{"chosen": "\\n\\nHuman: a\\n\\nAssistant: b", "rejected": "\\n\\nHuman: a\\n\\nAssistant: b"}\n', "the two answers are the same"),
+        (
+            '{"chosen": "\\n\\nHuman: a\\n\\nAssistant: b", "rejected": "\\n\\nHuman: a\\n\\nAssistant: b"}\n',
+            "the two answers are the same",
+        ),
         ('{"text": "no prompt here"}\n', "format"),
         (None, "data.jsonl"),
     ],
@@ -228,7 +231,9 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
     stages = {"data": {"source": {"source": "verifiable", "n": 4}}, "answers": {"stage": "generate", "model": "base",
               "data": "data"}}  # fmt: skip
     file = tmp_path / "bad.yaml"
-    file.write_text(yaml.safe_dump({"name": "bad", "model": str(tmp_path / "nothing"), "stages": stages}, sort_keys=False))
+    file.write_text(
+        yaml.safe_dump({"name": "bad", "model": str(tmp_path / "nothing"), "stages": stages}, sort_keys=False)
+    )
     done = sawyer("run", file, "--out", "out", cwd=tmp_path)
     assert done.returncode == 2
     assert "config.json" in done.stderr
