@@ -32,6 +32,8 @@ def run(job: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
 
     from sawyer.models.load import load_policy, load_sequence_classifier, load_tokenizer
 
+    kind: Any
+    arguments: Any
     task, accumulation = job["task"], job["batch"] // job["micro_batch"]
     common: dict[str, Any] = dict(
         per_device_train_batch_size=job["micro_batch"],
@@ -130,7 +132,7 @@ def _recording(kind: type) -> type:
 
 
 def _clock() -> Any:
-    """A callback with the `seconds` of each update, from its beginning (batches fetched and collated before) to its end."""
+    """A callback with the `seconds` of each update; its batches have been fetched and collated before."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):

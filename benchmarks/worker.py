@@ -1,7 +1,7 @@
 """One contender's turn, in a process of its own: `python -m benchmarks.worker JOB.json RESULT.json`.
 
-A job names `contender` (sawyer, trl, or peak for the machine's matrix multiplication), `task` (dpo, reward, sft), `rows`
-(a file of token ids) and how many of them to take (`limit`), and `model`, `precision`, `batch`, `micro_batch`,
+A job names `contender` (sawyer, trl, or peak for the machine's matrix multiplication), `task` (dpo, reward, sft),
+`rows` (a file of token ids) and how many of them to take (`limit`), and `model`, `precision`, `batch`, `micro_batch`,
 `padding_free`, `token_budget`, `learning_rate`, `seed`, `threads`, `profile`. The result has one entry an update in
 `step_seconds`, `losses` and `grad_norms`; `values`, what the model said of each completion of the first update;
 `reference_seconds`; `peak_memory_mib` of the process; and, of ours, `step_flops`.
