@@ -3,7 +3,8 @@
 Compared are, for every sequence of the first update, its log-prob (its reward, for reward models), and for every update
 the gradient norm before clipping and the loss. In fp32 ours must equal TRL's. In bf16 rounding differs (ours rounds the
 weights once an update, TRL's autocast at every use), so each side is held against its own fp32 run, the two fp32 runs
-strictly against each other, and the two bf16 runs loosely.
+strictly against each other, and the two bf16 runs loosely: bfloat16 has three digits, and at the start TRL itself is
+this far from its own fp32 run.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from typing import Any
 
 Result = dict[str, Any]
 
-TOLERANCES = {
-    "fp32": {"values": 1e-3, "grad_norms": 1e-2, "losses": 1e-3},
-    "bf16": {"values": 2e-2, "grad_norms": 1e-1, "losses": 2e-2},
+EXACT = {"values": 1e-3, "grad_norms": 1e-2, "losses": 1e-3}
+ROUNDED = {
+    "dpo": {"values": 2e-2, "grad_norms": 1e-1, "losses": 5e-2},
+    "reward": {"values": 1e-1, "grad_norms": 3e-1, "losses": 5e-2},  # differences of small numbers from a random head
+    "sft": {"values": 2e-2, "grad_norms": 1e-1, "losses": 2e-2},
 }
 """Relative: rewards to the largest one, losses to at least 1, log-probs and gradient norms each to itself."""
 
 
 def compare(task: str, one: Result, other: Result, precision: str) -> dict[str, Any]:
     """The largest differences between two runs, over the updates both have, and whether they are tolerable."""
-    tolerance = TOLERANCES[precision]
+    tolerance = EXACT if precision == "fp32" else ROUNDED[task]
     values = _flat(one["values"]), _flat(other["values"])
     if task == "reward":
         one_margin, other_margin = ([a - b for a, b in run["values"]] for run in (one, other))
