@@ -138,14 +138,19 @@ def test_the_command_writes_its_figures(saved_policy, tmp_path, capsys):
     file = tmp_path / "figures.json"
     sizes = ["--pairs", "4", "--batch", "2", "--rounds", "1", "--micro-batches", "2", "--max-length", "64"]
     assert (
-        contest.main("reward", ["--model", saved_policy("llama"), *sizes, "--threads", "1", "--json", str(file)]) == 0
+        contest.main(
+            "reward", ["--model", saved_policy("llama"), *sizes, "--threads", "1", "--profile", "--json", str(file)]
+        )
+        == 0
     )
     written = json.loads(file.read_text())
     ratios = {"speed_ratio", "speed_ratio_same_batch", "memory_ratio", "peak_share"}
     assert written.keys() >= ratios | {"command", "versions", "hardware", "precision", "n", "sameness", "contenders"}
     assert written["sameness"]["same"]
     assert written["contenders"]["sawyer"]["peak_memory_mib"] > 100
-    assert "times as fast as TRL" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "times as fast as TRL" in shown
+    assert "Self CPU" in shown  # the profile
 
 
 def _raised(call):
