@@ -1,0 +1,203 @@
+"""One benchmark from beginning to end: work, turns, sameness, figures.
+
+In every round the machine's matrix-multiply peak is measured, then each contender has one turn in a process of its own:
+ours, TRL at micro-batch 1, at 2, ... so that whatever else the machine does falls on all alike. After the first round
+the results are compared; contenders that do not compute the same thing are not timed against each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure, peers, report, sameness, work
+from sawyer.errors import SawyerError
+
+MAX_LENGTH = {"dpo": 512, "reward": 512, "sft": 800}
+TRUTH_UPDATES = 2
+
+
+def options(task: str) -> argparse.ArgumentParser:
+    """The command line of one benchmark."""
+    unit = "conversations" if task == "sft" else "pairs"
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{task}", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--peer", default="trl", help="whom to measure against; trl is the one there is")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="what both sides compute in")
+    add("--data", type=Path, help="an HH-RLHF file; without it, random tokens with the lengths of real data")
+    add("--pairs", "--rows", dest="rows", type=int, default=32, help=f"{unit} in a turn")
+    add("--batch", type=int, default=8, help=f"{unit} in an update, on both sides")
+    add("--rounds", type=int, default=2, help="turns of each contender")
+    add("--micro-batches", default="1,2,4,8", help="TRL's micro-batches to try")
+    add("--model", default="smollm2", help="smollm2, a folder, or a hub id")
+    add("--max-length", type=int, default=MAX_LENGTH[task], help="the longest sequence, in tokens")
+    add("--token-budget", type=int, default=4096, help="tokens in a packed row of ours")
+    add("--threads", type=int, default=measure.cores(), help="threads of each contender")
+    add("--seed", type=int, default=0, help="seed of the generated work and of a fresh reward head")
+    add("--json", type=Path, help="write the figures to this file")
+    add("--profile", action="store_true", help="profile one more turn of ours and print its dearest operations")
+    return parser
+
+
+def main(task: str, arguments: list[str] | None = None) -> int:
+    """Run one benchmark from the command line; the exit code is 0, 1 (not the same thing) or 2 (a mistake to mend)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    chosen = options(task).parse_args(arguments)
+    try:
+        result = run(task, chosen)
+    except SawyerError as error:
+        print(error, file=sys.stderr)
+        return 2
+    result["command"] = shlex.join(["python", "-m", f"benchmarks.{task}", *arguments])
+    if chosen.json:
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps(result, indent=2) + "\n")
+    report.show_sameness(result["sameness"])
+    if not result["sameness"]["same"]:
+        print("The two sides do not compute the same thing, so their times are not compared.", file=sys.stderr)
+        return 1
+    report.show(result)
+    return 0
+
+
+def run(task: str, chosen: argparse.Namespace) -> dict[str, Any]:
+    """The benchmark's report; without ratios if the contenders do not compute the same thing.
+
+    Raises:
+        SawyerError: TRL is not installed, sizes do not divide, or model or data cannot be had.
+    """
+    peers.require(chosen.peer)
+    micro_batches = _checked_sizes(chosen)
+    rows = _rows(task, chosen)
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in _contenders(task, micro_batches)}
+    peaks: list[dict[str, Any]] = []
+    verdict: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "rows.json")
+        file.write_text(json.dumps(rows))
+        job: dict[str, Any] = {
+            "task": task,
+            "model": chosen.model,
+            "precision": chosen.precision,
+            "rows": str(file),
+            "limit": len(rows),
+            "batch": chosen.batch,
+            "token_budget": chosen.token_budget,
+            "learning_rate": 5e-7,
+            "seed": chosen.seed,
+            "threads": chosen.threads,
+            "profile": False,
+        }
+        for turn in range(chosen.rounds):
+            peaks.append(
+                measure.in_own_process({**job, "contender": "peak", "micro_batch": None, "padding_free": False})
+            )
+            _say(turn, chosen, f"peak      {peaks[-1]['flops_per_second'] / 1e9:8.0f} GFLOP/s")
+            for name in turns:
+                result = measure.in_own_process({**job, **_who(name)})
+                turns[name].append(result)
+                seconds = sum(result["step_seconds"][1:]) / len(result["step_seconds"][1:])
+                _say(turn, chosen, f"{name:10}{seconds:8.2f} s / update {result['peak_memory_mib']:8.0f} MiB")
+            if turn == 0:
+                truths = _truths(job, micro_batches) if chosen.precision == "bf16" else {}
+                verdict = sameness.check(
+                    task, chosen.precision, {name: done[0] for name, done in turns.items()}, truths
+                )
+                if not verdict["same"]:
+                    break
+        if chosen.profile:
+            print(measure.in_own_process({**job, **_who("sawyer"), "profile": True})["profile"])
+    result = {
+        "task": task,
+        "precision": chosen.precision,
+        "n": len(rows),
+        "batch": chosen.batch,
+        "rounds": chosen.rounds,
+        "threads": chosen.threads,
+        "model": chosen.model,
+        "data": chosen.data.name if chosen.data else "generated",
+        "work": work.describe(rows),
+        "sameness": verdict,
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": _versions(),
+        "hardware": _hardware(),
+    }
+    if verdict["same"]:
+        peak = max(measured["flops_per_second"] for measured in peaks)
+        result |= report.figures(turns, rows, chosen.batch, peak)
+        result["peak_by_round"] = peaks
+    return result
+
+
+def _checked_sizes(chosen: argparse.Namespace) -> list[int]:
+    try:
+        micro_batches = [int(size) for size in chosen.micro_batches.split(",")]
+    except ValueError:
+        raise SawyerError(f"--micro-batches takes numbers such as 1,2,4,8, not {chosen.micro_batches!r}") from None
+    if any(size < 1 or chosen.batch % size for size in micro_batches):
+        raise SawyerError(f"every one of --micro-batches must divide --batch, which is {chosen.batch}")
+    if chosen.rows % chosen.batch or chosen.rows < 2 * chosen.batch:
+        raise SawyerError("--pairs must be a multiple of --batch and at least twice it: the first update is not timed")
+    if chosen.rounds < 1:
+        raise SawyerError("--rounds must be at least 1")
+    return micro_batches
+
+
+def _rows(task: str, chosen: argparse.Namespace) -> list[work.Row]:
+    from sawyer.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(chosen.model)
+    if chosen.data is not None:
+        read = work.hh_conversations if task == "sft" else work.hh_pairs
+        return read(chosen.data, chosen.rows, tokenizer, chosen.max_length)
+    make = work.generated_conversations if task == "sft" else work.generated_pairs
+    return make(chosen.rows, tokenizer, chosen.max_length, chosen.seed)
+
+
+def _contenders(task: str, micro_batches: list[int]) -> list[str]:
+    """Ours, and TRL at each micro-batch; for SFT, where TRL can, without padding too (its documentation asks for
+    FlashAttention then, but on short rows the CPU's attention gives the same results, which we check)."""
+    free = [f"trl-{size}-free" for size in micro_batches if task == "sft" and size > 1]
+    return ["sawyer", *(f"trl-{size}" for size in micro_batches), *free]
+
+
+def _who(name: str) -> dict[str, Any]:
+    contender, _, rest = name.partition("-")
+    size, _, free = rest.partition("-")
+    return {"contender": contender, "micro_batch": int(size) if size else None, "padding_free": bool(free)}
+
+
+def _truths(job: dict[str, Any], micro_batches: list[int]) -> dict[str, dict[str, Any]]:
+    """Both sides in fp32, for the first few updates."""
+    short = {**job, "precision": "fp32", "limit": min(job["limit"], TRUTH_UPDATES * job["batch"])}
+    smallest = min(micro_batches)
+    return {
+        "sawyer": measure.in_own_process({**short, **_who("sawyer")}),
+        "trl": measure.in_own_process({**short, **_who(f"trl-{smallest}")}),
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    from importlib.metadata import version
+
+    from sawyer.pipeline.provenance import versions
+
+    return {**versions(), "trl": version("trl")}
+
+
+def _hardware() -> dict[str, Any]:
+    from sawyer.pipeline.provenance import hardware
+
+    return hardware()
+
+
+def _say(turn: int, chosen: argparse.Namespace, text: str) -> None:
+    print(f"round {turn + 1}/{chosen.rounds}  {text}", flush=True)

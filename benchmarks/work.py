@@ -1,0 +1,140 @@
+"""What the contenders are given: token ids, generated with the lengths of real data or read from an HH-RLHF file.
+
+A pair is `{"prompt", "chosen", "rejected"}`, a conversation `{"ids", "scored"}` with a flag for each token that says
+whether it is the assistant's. Both sides get these very ids, so neither side's tokenisation can make a difference.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import NormalDist, mean
+from typing import Any
+
+from sawyer.errors import SawyerError
+
+Row = dict[str, list]
+
+PROMPT_TOKENS, CHOSEN_TOKENS, REJECTED_TOKENS = (125, 0.95), (40, 0.84), (50, 0.93)
+"""Mean, and spread of the logarithm, as measured on HH-RLHF (harmless-base) with SmolLM2's tokenizer."""
+CONVERSATION_TOKENS = (220, 0.9)
+SHORTEST, LONGEST = 20, 800
+"""Tokens of a generated conversation."""
+
+
+def lengths(count: int, mean_and_spread: tuple[float, float], low: int, high: int, rng: random.Random) -> list[int]:
+    """`count` log-normal lengths in a random order.
+
+    They are the distribution's quantiles, not draws, scaled to the mean: a small benchmark has it as a large one.
+    """
+    wanted, spread = mean_and_spread
+    quantiles = [math.exp(spread * NormalDist().inv_cdf((i + 0.5) / count)) for i in range(count)]
+    scale = wanted / mean(quantiles)
+    for _ in range(20):  # the clipping moves the mean; scale it back
+        clipped = [min(high, max(low, round(scale * q))) for q in quantiles]
+        scale *= wanted / mean(clipped)
+    rng.shuffle(clipped)
+    return clipped
+
+
+def generated_pairs(count: int, tokenizer: Any, max_length: int, seed: int) -> list[Row]:
+    """Pairs of random tokens with the lengths of HH-RLHF, each completion closed by the end token."""
+    rng = random.Random(seed)
+    words = _words(tokenizer)
+    chosen = lengths(count, CHOSEN_TOKENS, 3, max_length // 2, rng)
+    rejected = lengths(count, REJECTED_TOKENS, 3, max_length // 2, rng)
+    prompts = lengths(count, PROMPT_TOKENS, 4, max_length, rng)
+    rows = []
+    for p, c, r in zip(prompts, chosen, rejected, strict=True):
+        p = min(p, max_length - max(c, r))
+        prompt, first, second = (rng.choices(words, k=k) for k in (p, c - 1, r - 1))
+        end = [tokenizer.eos_token_id]
+        rows.append({"prompt": prompt, "chosen": first + end, "rejected": second + end})
+    return rows
+
+
+def generated_conversations(count: int, tokenizer: Any, max_length: int, seed: int) -> list[Row]:
+    """Conversations of random tokens and mixed length: about 200 tokens a turn, 60 % of them the assistant's."""
+    rng = random.Random(seed)
+    words = _words(tokenizer)
+    high = min(LONGEST, max_length)
+    rows = []
+    for length in lengths(count, (min(CONVERSATION_TOKENS[0], high / 2), CONVERSATION_TOKENS[1]), SHORTEST, high, rng):
+        ids: list[int] = []
+        scored: list[bool] = []
+        turns = 1 + length // 200
+        for turn in range(turns):
+            size = length // turns + (length % turns if turn == 0 else 0)
+            asked = max(1, round(0.4 * size))
+            ids += [*rng.choices(words, k=size - 1), tokenizer.eos_token_id]
+            scored += [False] * asked + [True] * (size - asked)
+        rows.append({"ids": ids, "scored": scored})
+    return rows
+
+
+def hh_pairs(path: Path, count: int, tokenizer: Any, max_length: int) -> list[Row]:
+    """The first `count` pairs of an HH-RLHF file that fit into `max_length` tokens.
+
+    Raises:
+        SawyerError: the file cannot be read, or has too few such pairs.
+    """
+    chat, records = _hh(path, tokenizer)
+    rows: list[Row] = []
+    for record in records:
+        prompt = chat.prompt_ids(list(record.prompt))
+        chosen, rejected = (chat.completion_ids(text) for text in record.completions)
+        if len(prompt) + max(len(chosen), len(rejected)) <= max_length:
+            rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+        if len(rows) == count:
+            return rows
+    raise SawyerError(f"{path} has only {len(rows)} pairs of at most {max_length} tokens: ask for fewer.")
+
+
+def hh_conversations(path: Path, count: int, tokenizer: Any, max_length: int) -> list[Row]:
+    """The first `count` chosen dialogues of an HH-RLHF file that fit into `max_length` tokens.
+
+    Raises:
+        SawyerError: as `hh_pairs`.
+    """
+    chat, records = _hh(path, tokenizer)
+    rows: list[Row] = []
+    for record in records:
+        messages = [*record.prompt, {"role": "assistant", "content": record.completions[0]}]
+        ids, scored = chat.conversation_ids(messages)
+        if len(ids) <= max_length:
+            rows.append({"ids": ids, "scored": scored})
+        if len(rows) == count:
+            return rows
+    raise SawyerError(f"{path} has only {len(rows)} dialogues of at most {max_length} tokens: ask for fewer.")
+
+
+def tokens_once(row: Row) -> int:
+    """Real tokens of a row, the prompt of a pair counted once."""
+    return len(row["ids"]) if "ids" in row else sum(len(part) for part in row.values())
+
+
+def tokens_twice(row: Row) -> int:
+    """Real tokens of a row where the prompt of a pair is repeated for each completion; no padding."""
+    return tokens_once(row) + (0 if "ids" in row else len(row["prompt"]))
+
+
+def describe(rows: Sequence[Row]) -> dict[str, Any]:
+    """Mean lengths, for the report."""
+    parts = ("ids", "scored") if "ids" in rows[0] else ("prompt", "chosen", "rejected")
+    figures = {part: mean(len(r[part]) if part != "scored" else sum(r[part]) for r in rows) for part in parts}
+    return {"rows": len(rows), "mean_tokens": {part: round(value, 1) for part, value in figures.items()}}
+
+
+def _words(tokenizer: Any) -> list[int]:
+    special = set(tokenizer.all_special_ids)
+    return [i for i in range(len(tokenizer)) if i not in special]
+
+
+def _hh(path: Path, tokenizer: Any) -> tuple[Any, Any]:
+    from sawyer.data.chat import ChatFormat
+    from sawyer.data.hh import load_hh
+
+    records, _ = load_hh(path)
+    return ChatFormat(tokenizer, "plain"), records

@@ -1,0 +1,41 @@
+"""One contender's turn, in a process of its own: `python -m benchmarks.worker JOB.json RESULT.json`.
+
+A job names `contender` (sawyer, trl, or peak for the machine's matrix multiplication), `task` (dpo, reward, sft),
+`rows` (a file of token ids) and how many of them to take (`limit`), and `model`, `precision`, `batch`, `micro_batch`,
+`padding_free`, `token_budget`, `learning_rate`, `seed`, `threads`, `profile`. The result has one entry an update in
+`step_seconds`, `losses` and `grad_norms`; `values`, what the model said of each completion of the first update;
+`reference_seconds`; `peak_memory_mib` of the process; and, of ours, `step_flops`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+
+def main(job_file: Path, result_file: Path) -> None:
+    """Run the job in `job_file`."""
+    warnings.filterwarnings("ignore")
+    import torch
+
+    job = json.loads(job_file.read_text())
+    torch.set_num_threads(job["threads"])
+    from benchmarks import measure
+
+    if job["contender"] == "peak":
+        result = measure.matmul_peak(job["precision"])
+    else:
+        rows = json.loads(Path(job["rows"]).read_text())[: job["limit"]]
+        if job["contender"] == "sawyer":
+            from benchmarks import ours as side
+        else:
+            from benchmarks import peers as side  # type: ignore[no-redef]
+        result = measure.profiled(side.run, job, rows) if job["profile"] else side.run(job, rows)
+        result["peak_memory_mib"] = measure.peak_memory_mib()
+    result_file.write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
