@@ -113,7 +113,7 @@ def train(
             began = time.perf_counter()
             batch = [trees[i] for i in chosen]
             rate = learning_rate(step, total, settings)
-            sums = forward_backward(model, batch, objective, settings.token_budget, weights, accelerator)
+            sums = forward_backward(model, batch, objective, settings.token_budget, accelerator)
             norm = weights.update(rate, reduce)
             figures = {name: float(value) for name, value in _shared(sums, reduce).items()}
             if not math.isfinite(figures["loss"]) or not math.isfinite(norm):
@@ -134,6 +134,7 @@ def train(
                 journal.log(step=step + 1, **{f"validation/{name}": value for name, value in measured.items()})
             if not last:
                 checkpoints.after(step + 1, weights, journal, list(recent))
+    weights.release()
     model.eval()
     means = {name: sum(figures[name] for figures in recent) / len(recent) for name in (recent[-1] if recent else {})}
     return Trained(weights, {"updates": total, **means, **{f"validation_{k}": v for k, v in measured.items()}})
@@ -144,10 +145,9 @@ def forward_backward(
     batch: Sequence[TokenTree],
     objective: Objective,
     token_budget: int,
-    weights: MasterWeights,
     accelerator: Accelerator | None = None,
 ) -> Terms:
-    """Gradients of the mean loss over `batch`, collected in `weights`; returns the mean of each term.
+    """Gradients of the mean loss over `batch`, handed to the model's `MasterWeights`; returns the mean of each term.
 
     With several processes each takes every n-th row; the terms and gradients are then this process's share of the sum.
     """
@@ -159,7 +159,6 @@ def forward_backward(
     for row in rows:
         terms = objective.terms(model, TreeBatch.of([batch[i] for i in row], model.device))
         (terms["loss"] / units).backward()
-        weights.collect()
         for name, value in terms.items():
             sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach() / units
     if not rows:  # fewer rows than processes; the sum over processes needs the same terms from all

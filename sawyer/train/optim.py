@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import nn
@@ -41,10 +42,7 @@ class MasterWeights:
     def __init__(self, model: nn.Module, settings: OptimizerSettings, precision: str) -> None:
         self.settings = settings
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if precision == "bf16":
-            self.masters = {name: p.detach().float().clone() for name, p in trainable.items()}
-        else:
-            self.masters = {name: p.data.float() for name, p in trainable.items()}
+        self.masters = {name: p.data.float() for name, p in trainable.items()}
         for parameter in model.parameters():
             parameter.data = parameter.data.to(DTYPES[precision])
         if precision == "fp32":
@@ -52,6 +50,10 @@ class MasterWeights:
                 p.data = self.masters[name]
         self.weights = trainable
         self.copies = precision == "bf16"
+        self._hooks = [
+            p.register_post_accumulate_grad_hook(partial(self._collect, self.masters[name]))
+            for name, p in trainable.items()
+        ]
         decayed = [m for m in self.masters.values() if m.ndim >= 2]
         kept = [m for m in self.masters.values() if m.ndim < 2]
         self.optimizer = torch.optim.AdamW(
@@ -62,17 +64,14 @@ class MasterWeights:
             fused=True,
         )
 
-    def collect(self) -> None:
-        """Add the gradients of one backward to the masters' and clear the model's."""
-        for name, weight in self.weights.items():
-            if weight.grad is None:
-                continue
-            master = self.masters[name]
-            if master.grad is None:
-                master.grad = weight.grad.float()
-            else:
-                master.grad += weight.grad
-            weight.grad = None
+    @staticmethod
+    def _collect(master: torch.Tensor, weight: torch.Tensor) -> None:
+        """Move a weight's gradient to its master, as soon as the backward has made it: the two never pile up."""
+        if master.grad is None:
+            master.grad = weight.grad.float()  # type: ignore[union-attr]
+        else:
+            master.grad += weight.grad
+        weight.grad = None
 
     def update(self, rate: float, reduce: object = None) -> float:
         """One step from the collected gradients: all-reduce, clip, AdamW, round. Returns the norm before clipping.
@@ -125,7 +124,14 @@ class MasterWeights:
             }
         self.round()
 
+    def release(self) -> None:
+        """Stop taking the model's gradients: the training is over."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
     def install(self) -> None:
         """Give the model its float32 weights back, to be saved. Training cannot go on after this."""
+        self.release()
         for name, weight in self.weights.items():
             weight.data = self.masters[name]

@@ -75,10 +75,10 @@ def tree_attention(
     window = None if sliding_window is None or sliding_window >= layout.length else int(sliding_window)
     if query.device.type == "cuda":
         return _flex(query, key, value, layout, scale, window, softcap).transpose(1, 2), None
+    lengths = [tree.length for tree in layout.trees]
+    parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
     outputs = []
-    for tree in layout.trees:
-        rows = slice(tree.start, tree.start + tree.length)
-        part = query[:, :, rows], key[:, :, rows], value[:, :, rows]
+    for tree, part in zip(layout.trees, parts, strict=True):
         if tree.length <= DENSE_UP_TO or softcap is not None:
             outputs.append(_dense(*part, layout, tree, scale, window, softcap))
         else:
@@ -131,8 +131,8 @@ def _dense(query, key, value, layout, tree, scale, window, softcap):
     _, heads, length, size = query.shape
     groups = key.shape[1]
     share = heads // groups
-    q = query[0].reshape(groups, share * length, size)
-    k, v = key[0], value[0]
+    q = query.reshape(groups, share * length, size)
+    k, v = key.squeeze(0), value.squeeze(0)
     bias = _bias(layout, tree, window, query.dtype, share, groups)
     if softcap is None:
         out = _DenseAttention.apply(q, k, v, bias, scale)

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sawyer.errors import SawyerError
+from sawyer.models.lean import slim
 from sawyer.models.logits import logit_shape
 from sawyer.trees import attention
 from sawyer.trees.logprobs import token_logprobs
@@ -27,6 +28,7 @@ class TreeModel(nn.Module):
         self.model = model
         core = cast(PreTrainedModel, cast(Any, model).get_base_model() if hasattr(model, "get_base_model") else model)
         core.set_attn_implementation(attention.NAME)
+        slim(core)
         self._core = [core]  # a list, so that the weights are registered once
 
     @property

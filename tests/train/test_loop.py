@@ -21,7 +21,7 @@ def after_an_update(model, trees, objective, settings, monkeypatch, tile=4096, t
     monkeypatch.setattr(logprobs, "TILE", tile)
     monkeypatch.setattr(logprobs, "TOKENS", tokens)
     weights = MasterWeights(model, settings, "fp32")
-    sums = forward_backward(model, trees, objective, settings.token_budget, weights)
+    sums = forward_backward(model, trees, objective, settings.token_budget)
     gradients = {name: master.grad.clone() for name, master in weights.masters.items()}
     norm = weights.update(rate=1e-3)
     figures = {name: torch.tensor(float(value)) for name, value in sums.items()}
@@ -178,8 +178,8 @@ def test_every_process_without_a_row_still_sums_the_same_figures(policy, toy, op
     trees = toy(1, values=(objectives.REFERENCE,))
     model = policy()
     weights = MasterWeights(model, optimizer(), "fp32")
-    idle = forward_backward(model, trees, objectives.dpo(), 64, weights, Second())
-    busy = forward_backward(model, trees, objectives.dpo(), 64, weights)
+    idle = forward_backward(model, trees, objectives.dpo(), 64, Second())
+    busy = forward_backward(model, trees, objectives.dpo(), 64)
     assert idle.keys() == busy.keys()
     assert not any(float(value) for value in idle.values())
 

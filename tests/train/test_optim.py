@@ -35,9 +35,8 @@ def test_the_shortest_schedules_have_a_rate(total, ratio, optimizer):
 
 
 def with_gradient(weights: MasterWeights, value: float) -> None:
-    for parameter in weights.weights.values():
-        parameter.grad = torch.full_like(parameter, value)
-    weights.collect()
+    """A backward whose gradient is `value` everywhere."""
+    sum((parameter * value).sum() for parameter in weights.weights.values()).backward()
 
 
 def test_weight_decay_shrinks_matrices_only(optimizer):
