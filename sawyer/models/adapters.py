@@ -65,6 +65,6 @@ class Trainable:
                 lora_alpha=self._lora.alpha,  # type: ignore[arg-type]
                 lora_dropout=self._lora.dropout,
                 target_modules=self._lora.target_modules,
-                task_type=self._task,  # type: ignore[arg-type]
+                task_type=self._task,
             ),
         )

@@ -11,6 +11,8 @@ on a probe; everything else is left alone. Shapes: T tokens, D hidden size, F in
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MethodType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,36 +26,49 @@ def slim(model: nn.Module) -> int:
     known: dict[tuple, bool] = {}
     replaced = 0
     for module in model.modules():
-        fresh = _replacement(module)
-        if fresh is None or "forward" in module.__dict__:
+        function = _lean_forward(module)
+        if function is None or "forward" in module.__dict__:
             continue
+        fresh = MethodType(function, module)  # a method, so that a deep copy of the model calls its own weights
         kind = (type(module), tuple((name, tuple(p.shape)) for name, p in module.named_parameters(recurse=False)))
         if kind not in known:
             known[kind] = _same(module, fresh)
         if known[kind]:
-            module.forward = fresh  # type: ignore[method-assign]
+            module.forward = fresh
             replaced += 1
     return replaced
 
 
-def _replacement(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
+def _lean_forward(module: nn.Module) -> Callable[[Any, torch.Tensor], torch.Tensor] | None:
+    """Our forward for a module that looks like one of the known blocks."""
     if type(module).__name__.endswith("RMSNorm"):
-        eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
         weight = getattr(module, "weight", None)
-        if isinstance(eps, float) and isinstance(weight, nn.Parameter) and weight.ndim == 1:
-            return lambda hidden: _RMSNorm.apply(hidden, module.weight, eps)
-    if {"gate_proj", "up_proj", "down_proj", "act_fn"} <= {*module._modules, *module.__dict__}:
-        if type(module.act_fn).__name__ in ("SiLU", "SiLUActivation"):
-            return lambda hidden: module.down_proj(_GatedSiLU.apply(module.gate_proj(hidden), module.up_proj(hidden)))  # type: ignore[operator]
+        if isinstance(_eps(module), float) and isinstance(weight, nn.Parameter) and weight.ndim == 1:
+            return _norm_forward
+    parts = {*module._modules, *module.__dict__}
+    if parts >= {"gate_proj", "up_proj", "down_proj", "act_fn"} and "SiLU" in type(module.act_fn).__name__:
+        return _mlp_forward
     return None
+
+
+def _eps(norm: Any) -> Any:
+    return getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+
+
+def _norm_forward(self: Any, hidden: torch.Tensor) -> torch.Tensor:
+    return _RMSNorm.apply(hidden, self.weight, _eps(self))
+
+
+def _mlp_forward(self: Any, hidden: torch.Tensor) -> torch.Tensor:
+    return self.down_proj(_GatedSiLU.apply(self.gate_proj(hidden), self.up_proj(hidden)))
 
 
 @torch.no_grad()
 def _same(module: nn.Module, fresh: Callable[[torch.Tensor], torch.Tensor]) -> bool:
-    """Whether both forwards give the same on a probe, in float32."""
+    """Whether both forwards give the same on a probe."""
     parameter = next(module.parameters())
-    width = parameter.shape[-1] if parameter.ndim == 1 else module.gate_proj.in_features  # type: ignore[union-attr]
-    probe = torch.linspace(-2, 3, 3 * int(width), device=parameter.device).view(1, 3, -1).to(parameter.dtype)  # type: ignore[arg-type]
+    width = parameter.shape[-1]  # of a norm's weight or of the first projection: what goes in
+    probe = torch.linspace(-2, 3, 3 * width, device=parameter.device).view(1, 3, -1).to(parameter.dtype)
     own, ours = module(probe), fresh(probe)
     tolerance = TOLERANCE if parameter.dtype == torch.float32 else 0.05
     return own.dtype == ours.dtype and torch.allclose(own, ours, rtol=tolerance, atol=tolerance)
@@ -63,14 +78,14 @@ class _RMSNorm(torch.autograd.Function):
     """x / sqrt(mean(x^2) + eps) * w, computed in float32 (Zhang & Sennrich 2019, equation 4)."""
 
     @staticmethod
-    def forward(ctx, x, weight, eps):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, weight, eps):
         full = x.float()
         scale = torch.linalg.vector_norm(full, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         return (full * scale).mul_(weight.float()).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad):
         x, weight, scale = ctx.saved_tensors
         w = weight.float()
         normed = x.float() * scale
@@ -85,11 +100,11 @@ class _GatedSiLU(torch.autograd.Function):
     """silu(gate) * up (Shazeer 2020), keeping only its two inputs."""
 
     @staticmethod
-    def forward(ctx, gate, up):  # type: ignore[no-untyped-def]
+    def forward(ctx, gate, up):
         ctx.save_for_backward(gate, up)
         return F.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad):
         gate, up = ctx.saved_tensors
         return torch.ops.aten.silu_backward(grad * up, gate), F.silu(gate).mul_(grad)

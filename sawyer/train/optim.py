@@ -67,8 +67,9 @@ class MasterWeights:
     @staticmethod
     def _collect(master: torch.Tensor, weight: torch.Tensor) -> None:
         """Move a weight's gradient to its master, as soon as the backward has made it: the two never pile up."""
+        assert weight.grad is not None
         if master.grad is None:
-            master.grad = weight.grad.float()  # type: ignore[union-attr]
+            master.grad = weight.grad.float()
         else:
             master.grad += weight.grad
         weight.grad = None

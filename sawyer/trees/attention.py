@@ -76,13 +76,13 @@ def tree_attention(
     if query.device.type == "cuda":
         return _flex(query, key, value, layout, scale, window, softcap).transpose(1, 2), None
     lengths = [tree.length for tree in layout.trees]
-    parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
+    parts = (x.split(lengths, dim=2) for x in (query, key, value))
     outputs = []
-    for tree, part in zip(layout.trees, parts, strict=True):
+    for tree, q, k, v in zip(layout.trees, *parts, strict=True):
         if tree.length <= DENSE_UP_TO or softcap is not None:
-            outputs.append(_dense(*part, layout, tree, scale, window, softcap))
+            outputs.append(_dense(q, k, v, layout, tree, scale, window, softcap))
         else:
-            outputs.append(_sdpa(*part, layout, tree, scale, window))
+            outputs.append(_sdpa(q, k, v, layout, tree, scale, window))
     return torch.cat(outputs, dim=1), None
 
 

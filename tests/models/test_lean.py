@@ -1,5 +1,7 @@
 """Blocks with hand-written backwards give the same numbers and gradients as the model's own."""
 
+import copy
+
 import pytest
 import torch
 
@@ -40,3 +42,16 @@ def test_a_block_that_only_looks_alike_is_left_alone(tiny_policy):
         assert slim(model) == 2  # the two MLPs, no norm
     finally:
         norm_class.forward = original
+
+
+def test_a_copy_of_a_slim_model_has_weights_of_its_own(tiny_policy):
+    model = tiny_policy("llama")
+    slim(model)
+    copied = copy.deepcopy(model)
+    ids = torch.arange(3, 20)[None]
+    before = model(input_ids=ids).logits
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.zero_()
+    assert torch.equal(model(input_ids=ids).logits, before)
+    assert copied(input_ids=ids).logits.abs().max() == 0

@@ -177,7 +177,7 @@ def test_every_process_without_a_row_still_sums_the_same_figures(policy, toy, op
 
     trees = toy(1, values=(objectives.REFERENCE,))
     model = policy()
-    weights = MasterWeights(model, optimizer(), "fp32")
+    MasterWeights(model, optimizer(), "fp32")
     idle = forward_backward(model, trees, objectives.dpo(), 64, Second())
     busy = forward_backward(model, trees, objectives.dpo(), 64)
     assert idle.keys() == busy.keys()

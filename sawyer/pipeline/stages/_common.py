@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from sawyer.data.records import Comparison, Conversation, Labelled, Prompt, Record
+from sawyer.data.records import Comparison, Conversation, Labelled, Prompt
 from sawyer.errors import SawyerError
 from sawyer.pipeline.stage import Context
 from sawyer.train.settings import OptimizerSettings
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from sawyer.rollout.protocol import Completion
     from sawyer.rollout.torch_engine import TorchEngine
     from sawyer.train.optim import MasterWeights
-
-R = TypeVar("R", bound=Record)
 
 
 class TrainingSettings(OptimizerSettings):
@@ -42,7 +40,7 @@ class TrainingSettings(OptimizerSettings):
     """Name of a built-in chat template, or Jinja text; the tokenizer's own by default."""
 
 
-def read_part(context: Context, ref: str, part: str, kind: type[R], limit: int | None = None) -> list[R]:
+def read_part(context: Context, ref: str, part: str, kinds: tuple[type, ...], limit: int | None = None) -> list[Any]:
     """The records of one part of an earlier stage's data set.
 
     Raises:
@@ -56,13 +54,11 @@ def read_part(context: Context, ref: str, part: str, kind: type[R], limit: int |
         parts = ", ".join(sorted(path.stem for path in folder.glob("*.jsonl") if path.stem != "metrics"))
         raise SawyerError(f"stage {context.name}: the data of {ref} has no part '{part}'; it has {parts}")
     records = read_records(file)[:limit]
-    wrong = next((type(record).__name__ for record in records if not isinstance(record, kind)), None)
+    wrong = next((type(record).__name__ for record in records if not isinstance(record, kinds)), None)
     if wrong is not None:
-        needed = kind.__name__.lower() if isinstance(kind, type) else "record"
-        raise SawyerError(
-            f"stage {context.name}: it needs {needed}s, but part '{part}' of {ref} holds {wrong.lower()}s"
-        )
-    return records  # type: ignore[return-value]
+        needed = " or ".join(f"{kind.__name__.lower()}s" for kind in kinds)
+        raise SawyerError(f"stage {context.name}: it needs {needed}, but part '{part}' of {ref} holds {wrong.lower()}s")
+    return records
 
 
 def trees_of(
@@ -70,14 +66,14 @@ def trees_of(
     settings: TrainingSettings,
     ref: str,
     part: str,
-    kind: type[R],
+    kinds: tuple[type, ...],
     make: Any,
     limit: int | None = None,
-) -> tuple[list[Any], list[R]]:
+) -> tuple[list[Any], list[Any]]:
     """The trees of one part of a data set and the records they come from; what is too long is dropped and said."""
     from sawyer.trees.build import build
 
-    records = read_part(context, ref, part, kind, limit)
+    records = read_part(context, ref, part, kinds, limit)
     kept = build(
         records,
         make,
@@ -114,7 +110,7 @@ def prompts_of(context: Context, ref: str, part: str, limit: int | None = None) 
     """The prompts of one part of a data set, each once, whatever its records are."""
     from sawyer.data.sources import as_prompts
 
-    return as_prompts(read_part(context, ref, part, (Prompt, Comparison, Conversation, Labelled)))[:limit]  # type: ignore[type-var]
+    return as_prompts(read_part(context, ref, part, (Prompt, Comparison, Conversation, Labelled)))[:limit]
 
 
 def chat_of(name: str, template: str | None) -> ChatFormat:
@@ -166,4 +162,4 @@ def conversation_trees(
         conversation = record if isinstance(record, Conversation) else as_conversations([record])[0]
         return conversation_tree(chat, conversation)
 
-    return trees_of(context, settings, settings.data, part, (Conversation, Comparison), make, limit)[0]  # type: ignore[type-var]
+    return trees_of(context, settings, settings.data, part, (Conversation, Comparison), make, limit)[0]

@@ -39,10 +39,10 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     name = context.model(settings.model)
     chat = chat_of(name, settings.chat_template)
     make = lambda record: comparison_tree(chat, record, pair=True)
-    trees, _ = trees_of(context, settings, settings.data, settings.part, Comparison, make, settings.limit)
-    held_out = []
+    trees, _ = trees_of(context, settings, settings.data, settings.part, (Comparison,), make, settings.limit)
+    held_out: list[Any] = []
     if settings.validation:
-        held_out, _ = trees_of(context, settings, settings.data, settings.validation, Comparison, make)
+        held_out, _ = trees_of(context, settings, settings.data, settings.validation, (Comparison,), make)
     both = with_reference(
         lambda: load_policy(context.model(settings.reference or settings.model)),
         [*trees, *held_out],

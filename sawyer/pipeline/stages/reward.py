@@ -35,10 +35,11 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     name = context.model(settings.model)
     chat = chat_of(name, settings.chat_template)
     make = lambda record: comparison_tree(chat, record)
-    trees, _ = trees_of(context, settings, settings.data, settings.part, Comparison, make, settings.limit)
-    held_out, records = [], []
+    trees, _ = trees_of(context, settings, settings.data, settings.part, (Comparison,), make, settings.limit)
+    held_out: list[Any] = []
+    records: list[Any] = []
     if settings.validation:
-        held_out, records = trees_of(context, settings, settings.data, settings.validation, Comparison, make)
+        held_out, records = trees_of(context, settings, settings.data, settings.validation, (Comparison,), make)
     trainable = Trainable(
         lambda: load_sequence_classifier(name, seed=context.seed), settings.lora, task="SEQ_CLS", seed=context.seed
     )

@@ -1,0 +1,49 @@
+"""Generation in chunks: nothing done twice, nothing lost."""
+
+import contextlib
+
+from sawyer.data.records import Prompt
+from sawyer.journal import Silent
+from sawyer.rollout.files import generate_resumably
+from sawyer.rollout.protocol import Completion
+from sawyer.rollout.sampling import Sampling
+
+
+class Counting:
+    """Answers with the prompt's text, and remembers what it was asked; fails after `allowed` calls."""
+
+    def __init__(self, allowed: int = 99) -> None:
+        self.asked: list[list[str]] = []
+        self.allowed = allowed
+
+    def generate(self, prompts, sampling, n=1, *, seed=0, progress=None):
+        if len(self.asked) == self.allowed:
+            raise KeyboardInterrupt
+        self.asked.append([prompt.text for prompt in prompts])
+        return [[Completion((1, k), (-0.5, -0.25), f"{p.text}/{k}", True) for k in range(n)] for p in prompts]
+
+    def load(self, weights):
+        pass
+
+
+def generate(engine, folder):
+    prompts = [Prompt(str(i)) for i in range(7)]
+    return generate_resumably(
+        engine, prompts, Sampling(), 2, seed=0, folder=folder, journal=Silent(), title="answers", chunk=3
+    )
+
+
+def test_an_interrupted_generation_goes_on_where_it_stopped(tmp_path):
+    whole = generate(Counting(), tmp_path / "whole")
+    with contextlib.suppress(KeyboardInterrupt):
+        generate(Counting(allowed=2), tmp_path / "broken")
+    second = Counting()
+    assert generate(second, tmp_path / "broken") == whole
+    assert second.asked == [["6"]]
+
+
+def test_a_finished_generation_asks_nothing(tmp_path):
+    first = generate(Counting(), tmp_path)
+    engine = Counting(allowed=0)
+    assert generate(engine, tmp_path) == first
+    assert [own[1].text for own in first] == [f"{i}/1" for i in range(7)]
