@@ -30,6 +30,9 @@ def main(job_file: Path, result_file: Path) -> None:
         rows = json.loads(Path(job["rows"]).read_text())[: job["limit"]]
         if job["contender"] == "sawyer":
             from benchmarks import ours as side
+            from sawyer.numerics import prepare
+
+            prepare()  # as `sawyer run` does before it begins
         else:
             from benchmarks import peers as side  # type: ignore[no-redef]
         result = measure.profiled(side.run, job, rows) if job["profile"] else side.run(job, rows)
