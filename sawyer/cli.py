@@ -70,6 +70,7 @@ def run(
         typer.Option("--set", metavar="NAME=VALUE", help="Change a part of the recipe: --set stages.sft.epochs=1"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME without it.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Check recipe, models and files; run nothing.")] = False,
     open_report: Annotated[bool, typer.Option("--open", help="Open the report in a browser at the end.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -83,6 +84,12 @@ def run(
     from sawyer.pipeline.run import run_recipe
     from sawyer.pipeline.summary import read_summary
 
+    if check:
+        from sawyer.pipeline.plan import plan
+
+        stages = list(plan(load_recipe(recipe, settings or [])).fingerprints)
+        print(json.dumps({"stages": stages}) if as_json else f"nothing is wrong with it; stages: {', '.join(stages)}")
+        return
     processes, done = Processes(), False
     try:
         checked = load_recipe(recipe, settings or [])

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +161,31 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tiny_recipe, tmp_p
 def steps(metrics: Path) -> list[tuple]:
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     return [(line.get("iteration"), line.get("step"), line.get("loss")) for line in lines]
+
+
+@pytest.mark.slow
+def test_two_processes_end_where_one_does(tiny_recipe, tmp_path):
+    from safetensors.torch import load_file
+
+    file = tiny_recipe(sft={"token_budget": 256}, reward={"token_budget": 256}, iterate={"token_budget": 256})
+    one = sawyer("run", file, "--out", "one", cwd=tmp_path)
+    assert one.returncode == 0, one.stderr
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    two = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port),
+         "-m", "sawyer", "run", str(file), "--out", "two"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    if "address already in use" in two.stderr.lower():
+        pytest.skip("the port for the two processes was taken")
+    assert two.returncode == 0, two.stderr[-3000:]
+    for stage in ("sft", "reward", "iterate"):
+        a, b = (load_file(tmp_path / run / stage / "model.safetensors") for run in ("one", "two"))
+        for name in a:
+            torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """The work of stage `iterate`. One iteration's folder in the scratch holds each step's result; what is there is not
 done again:
 
-    answers-T/  the completions at temperature T      scored.json  their rewards and the pairs made of them
+    answers-K/  the completions at temperature K      scored.json  their rewards      pairs.jsonl  made of them
     reference.json  log-probs under pi_0              checkpoint/  of the training under way
     validation/  answers to held-out prompts          weights.safetensors  the iterate, float32; done.json  its figures
 """
@@ -70,11 +70,8 @@ class Iterations:
             if t + 1 == self.settings.iterations or not (folder.parent / f"iteration-{t + 2}" / "done.json").exists():
                 self.take(load_file(folder / "weights.safetensors"))
             return read_json(done)
-        position = folder / "position.json"
-        if not position.exists():
-            write_json(position, self.context.position())
-        if not (folder / "checkpoint").exists():
-            self.context.rewind(read_json(position))
+        if self.context.is_main:
+            self.rewind(folder)
 
         prompts = iterative.prompts_of_iteration(self.prompts, self.settings.prompts, t)
         completions, scored = self.answers(prompts, folder, t)
@@ -109,9 +106,18 @@ class Iterations:
         self.engine.load(weights)
         figures = {**scored["figures"], "pairs": len(trees), **trained.figures, **self.validate(folder, t)}
         self.context.log(iteration=t + 1, **{k: v for k, v in figures.items() if k != "loss"})
-        write_json(done, figures)
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        if self.context.is_main:
+            write_json(done, figures)
+            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         return figures
+
+    def rewind(self, folder: Path) -> None:
+        """Drop the figures of an iteration that was begun and has no checkpoint to go on from."""
+        position = folder / "position.json"
+        if not position.exists():
+            write_json(position, self.context.position())
+        if not (folder / "checkpoint").exists():
+            self.context.rewind(read_json(position))
 
     def take(self, weights: dict[str, torch.Tensor]) -> None:
         """Set the policy and the engine to a finished iterate."""
@@ -130,17 +136,15 @@ class Iterations:
                 for own, more in zip(completions, part, strict=True):
                     own.extend(more)
         texts = [[completion.text for completion in own] for own in completions]
-        file = folder / "scored.json"
-        if not file.exists():
-            write_json(file, self.reward.score(prompts, texts))
-        rewards = read_json(file)
+        rewards = self.rewards(prompts, texts, folder / "scored.json")
         pairs = iterative.best_and_worst(rewards, texts, settings.pairs)
         if not pairs:
             raise SawyerError(
                 f"stage {self.context.name}: all completions of every prompt are equal or score the same in iteration "
                 f"{t + 1}, so there is no pair to learn from; raise `n` or `temperatures`, or lower `pairs.min_margin`"
             )
-        write_records(folder / "pairs.jsonl", iterative.comparisons(prompts, completions, pairs))
+        if self.context.is_main:
+            write_records(folder / "pairs.jsonl", iterative.comparisons(prompts, completions, pairs))
         figures = {
             "reward": mean([mean(own) for own in rewards]),
             "reward_best_of_n": mean([max(own) for own in rewards]),
@@ -153,7 +157,7 @@ class Iterations:
         """The policy's mean penalised reward on held-out prompts, one answer each at temperature 1."""
         completions = self.generate(self.held_out, 1, 1.0, folder / "validation", 1000 * t + 999, "validation")
         texts = [[completion.text for completion in own] for own in completions]
-        rewards = self.reward.score(self.held_out, texts)
+        rewards = self.rewards(self.held_out, texts, folder / "validation.json")
         penalty = self.settings.pairs.length_penalty
         return {
             "validation_reward": mean(
@@ -165,22 +169,29 @@ class Iterations:
     def generate(
         self, prompts: list, n: int, temperature: float, folder: Path, stream: int, what: str
     ) -> list[list[Completion]]:
-        """`n` completions of each prompt; with several processes the first generates and the others read."""
-        if not self.context.is_main:
-            self.context.processes.wait()
-        completions = generate_resumably(
-            self.engine,
-            prompts,
-            self.settings.sampling.model_copy(update={"temperature": temperature}),
-            n,
-            seed=self.context.seed + stream,
-            folder=folder,
-            journal=self.context,
-            title=f"{what} at temperature {temperature:g}",
+        """`n` completions of each prompt; with several processes the main one generates."""
+        return self.context.processes.on_main(
+            lambda: generate_resumably(
+                self.engine,
+                prompts,
+                self.settings.sampling.model_copy(update={"temperature": temperature}),
+                n,
+                seed=self.context.seed + stream,
+                folder=folder,
+                journal=self.context,
+                title=f"{what} at temperature {temperature:g}",
+            )
         )
-        if self.context.is_main:
-            self.context.processes.wait()
-        return completions
+
+    def rewards(self, prompts: list, texts: list[list[str]], file: Path) -> list[list[float]]:
+        """The reward of each completion, kept in `file`; with several processes the main one scores."""
+
+        def once() -> list[list[float]]:
+            if not file.exists():
+                write_json(file, self.reward.score(prompts, texts))
+            return read_json(file)
+
+        return self.context.processes.on_main(once)
 
     def write(self, best: int) -> None:
         """The artifact: the best iterate in float32, every iterate in the run's precision, and their pairs."""
