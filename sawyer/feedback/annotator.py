@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 
 from sawyer.data.records import Prompt
@@ -54,8 +55,23 @@ class SimulatedAnnotator:
             )
         ]
 
+    def rank(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], seed: int = 0) -> list[list[int]]:
+        """Whole rankings, best first, as indices: one draw a prompt from the Plackett-Luce model of the scores.
 
-def _uniform(seed: int, prompt: Prompt, pair: tuple[str, str]) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments, and not on the order of the pair."""
-    text = json.dumps([seed, list(prompt.prompt), sorted(pair)])
+        Every completion's score gets Gumbel noise and the sums are sorted (Yellott 1977), so any two completions are
+        ordered as `label` would order them, with the same probability. `error_rate` has no meaning here.
+        """
+        ranked = []
+        for prompt, own, scores in zip(prompts, completions, self.score(prompts, completions), strict=True):
+            noisy = [
+                score - math.log(-math.log(max(_uniform(seed, prompt, (text,)), 1e-300)))
+                for text, score in zip(own, scores, strict=True)
+            ]
+            ranked.append(sorted(range(len(own)), key=lambda i: -noisy[i]))
+        return ranked
+
+
+def _uniform(seed: int, prompt: Prompt, texts: tuple[str, ...]) -> float:
+    """A number in [0, 1) that depends on nothing but its arguments, and not on the order of the texts."""
+    text = json.dumps([seed, list(prompt.prompt), sorted(texts)])
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "big") / 2**64

@@ -73,8 +73,17 @@ def tree_attention(
         raise SawyerError("tree attention has no dropout; set the model's attention dropout to 0")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = None if sliding_window is None or sliding_window >= layout.length else int(sliding_window)
-    if query.device.type == "cuda":
-        return _flex(query, key, value, layout, scale, window, softcap).transpose(1, 2), None
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # rotary embeddings leave float32 queries and keys beside the values
+        query, key, value = (x.to(torch.get_autocast_dtype(device)) for x in (query, key, value))
+    with torch.autocast(device, enabled=False):
+        if device == "cuda":
+            return _flex(query, key, value, layout, scale, window, softcap).transpose(1, 2), None
+        return _by_tree(query, key, value, layout, scale, window, softcap), None
+
+
+def _by_tree(query, key, value, layout, scale, window, softcap):
+    """`[1, T, H, D]` of the whole row, a tree at a time."""
     lengths = [tree.length for tree in layout.trees]
     parts = (x.split(lengths, dim=2) for x in (query, key, value))
     outputs = []
@@ -83,7 +92,7 @@ def tree_attention(
             outputs.append(_dense(q, k, v, layout, tree, scale, window, softcap))
         else:
             outputs.append(_sdpa(q, k, v, layout, tree, scale, window))
-    return torch.cat(outputs, dim=1), None
+    return torch.cat(outputs, dim=1)
 
 
 def tree_mask(tree: Branches, window: int | None = None, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -73,3 +73,12 @@ def test_settings_without_meaning_are_refused():
         SimulatedAnnotator(Length(), temperature=0)
     with pytest.raises(SawyerError, match="error_rate"):
         SimulatedAnnotator(Length(), error_rate=0.7)
+
+
+def test_rankings_order_two_answers_as_often_as_labels_do():
+    annotator = SimulatedAnnotator(Length(), temperature=0.1)
+    asked = prompts(4000)
+    rankings = annotator.rank(asked, [["ab", "a", "abcd"]] * 4000)
+    first_before_second = sum(ranking.index(0) < ranking.index(1) for ranking in rankings) / 4000
+    assert first_before_second == pytest.approx(1 / (1 + math.exp(-1)), abs=0.03)
+    assert annotator.rank(asked[:5], [["ab", "a", "abcd"]] * 5) == rankings[:5]

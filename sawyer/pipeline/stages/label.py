@@ -1,19 +1,26 @@
-"""Stage `label`: pairs of a policy's completions, labelled by a simulated annotator with known noise."""
+"""Stage `label`: pairs or rankings of a policy's completions, by a simulated annotator with known noise."""
 
 from __future__ import annotations
 
 import random
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from sawyer.pipeline.stage import Context, Ref, Stage
 from sawyer.settings import Settings as BaseSettings
 
+if TYPE_CHECKING:
+    from sawyer.data.records import Comparison, Prompt
+    from sawyer.feedback.annotator import SimulatedAnnotator
+    from sawyer.feedback.rules import VerifiableReward
+
 
 class Settings(BaseSettings):
     data: Annotated[str, Ref("completions")]
     """The completions to compare."""
+    form: Literal["pairs", "rankings"] = "pairs"
+    """`rankings` orders all of a prompt's completions at once, `pairs` compares two at a time."""
     pairs: int = Field(default=1, ge=1)
     """Pairs drawn from each prompt's completions, without repetition; pairs of equal texts are not drawn."""
     temperature: float = Field(default=0.1, gt=0)
@@ -24,7 +31,6 @@ class Settings(BaseSettings):
 
 def run(settings: Settings, context: Context) -> dict[str, Any]:
     from sawyer.data.files import write_records
-    from sawyer.data.records import Comparison
     from sawyer.feedback.annotator import SimulatedAnnotator
     from sawyer.feedback.rules import VerifiableReward
     from sawyer.pipeline.stages._common import completion_parts, mean
@@ -35,26 +41,54 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     annotator = SimulatedAnnotator(gold, settings.temperature, settings.error_rate)
     figures: dict[str, Any] = {}
     for part, (prompts, texts) in completion_parts(context, settings.data).items():
-        asked, pairs = [], []
-        for prompt, own in zip(prompts, texts, strict=True):
-            unlike = [(a, b) for i, a in enumerate(own) for b in own[i + 1 :] if a != b]
-            random.Random(f"{context.seed}/{prompt.text}").shuffle(unlike)
-            for pair in unlike[: settings.pairs]:
-                asked.append(prompt)
-                pairs.append(pair)
-        first_wins = annotator.label(asked, pairs, context.seed)
-        right = [
-            1.0 if (a > b) == won else 0.5 if a == b else 0.0
-            for (a, b), won in zip(gold.score(asked, pairs), first_wins, strict=True)
-        ]
-        comparisons = [
-            Comparison(prompt.prompt, pair if won else pair[::-1], None, prompt.info)
-            for prompt, pair, won in zip(asked, pairs, first_wins, strict=True)
-        ]
+        label = _rankings if settings.form == "rankings" else _pairs
+        comparisons = label(settings, annotator, prompts, texts, context.seed)
         write_records(context.folder / f"{part}.jsonl", comparisons)
         figures[part] = len(comparisons)
-        figures[f"{part}_agrees_with_gold"] = mean(right)
+        figures[f"{part}_agrees_with_gold"] = mean(_agreement(gold, comparisons))
     return figures
 
 
-STAGE = Stage("label", Settings, run, makes="data", help="pairs of completions labelled by a simulated annotator")
+def _rankings(
+    settings: Settings, annotator: SimulatedAnnotator, prompts: list[Prompt], texts: list[list[str]], seed: int
+) -> list[Comparison]:
+    """Each prompt's different completions, ranked."""
+    from sawyer.data.records import Comparison
+
+    asked = [(prompt, list(dict.fromkeys(own))) for prompt, own in zip(prompts, texts, strict=True)]
+    asked = [(prompt, own) for prompt, own in asked if len(own) > 1]
+    rankings = annotator.rank([prompt for prompt, _ in asked], [own for _, own in asked], seed)
+    return [
+        Comparison(prompt.prompt, tuple(own[i] for i in ranking), None, prompt.info)
+        for (prompt, own), ranking in zip(asked, rankings, strict=True)
+    ]
+
+
+def _pairs(
+    settings: Settings, annotator: SimulatedAnnotator, prompts: list[Prompt], texts: list[list[str]], seed: int
+) -> list[Comparison]:
+    """Some pairs of each prompt's completions, drawn at random."""
+    from sawyer.data.records import Comparison
+
+    asked, pairs = [], []
+    for prompt, own in zip(prompts, texts, strict=True):
+        unlike = [(a, b) for i, a in enumerate(own) for b in own[i + 1 :] if a != b]
+        random.Random(f"{seed}/{prompt.text}").shuffle(unlike)
+        for pair in unlike[: settings.pairs]:
+            asked.append(prompt)
+            pairs.append(pair)
+    return [
+        Comparison(prompt.prompt, pair if won else pair[::-1], None, prompt.info)
+        for prompt, pair, won in zip(asked, pairs, annotator.label(asked, pairs, seed), strict=True)
+    ]
+
+
+def _agreement(gold: VerifiableReward, comparisons: list[Comparison]) -> list[float]:
+    """For each comparison whether its best truly scores above its worst; equal scores count half."""
+    from sawyer.data.records import Prompt
+
+    scores = gold.score([Prompt(c.prompt, c.info) for c in comparisons], [c.completions for c in comparisons])
+    return [1.0 if own[0] > own[-1] else 0.5 if own[0] == own[-1] else 0.0 for own in scores]
+
+
+STAGE = Stage("label", Settings, run, makes="data", help="pairs or rankings of completions by a simulated annotator")
