@@ -17,3 +17,8 @@ class InputFile:
 
     It must be there, and not empty, before any stage starts; its content is part of the stage's fingerprint.
     """
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """Marks a setting that changes what is shown and never the result; changing it does not run the stage again."""

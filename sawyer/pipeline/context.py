@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +18,8 @@ from sawyer.pipeline.progress import Bar, Voice
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from sawyer.pipeline.trackers import Trackers
 
 METRICS = "metrics.jsonl"
 MANIFEST = "manifest.json"
@@ -77,6 +79,9 @@ class Context:
     voice: Voice = field(default_factory=Voice)
     on_activity: Callable[[], None] = lambda: None
     """Called, at most every few seconds, when the stage reports anything."""
+    tracker_folder: Path = Path("trackers")
+    """Where experiment trackers that write files put them."""
+    _trackers: Trackers | None = field(default=None, repr=False)
     _heard: float = field(default=0.0, repr=False)
 
     @property
@@ -98,11 +103,20 @@ class Context:
         """What to load for a reference: the artifact's folder, or the hub name, folder or alias of a named model."""
         return self.models[ref] if ref in self.models else str(self.artifact(ref).folder)
 
+    def track(self, names: Sequence[str]) -> None:
+        """Send what is logged from now on to these experiment trackers too."""
+        if names and self.is_main:
+            from sawyer.pipeline.trackers import Trackers
+
+            self._trackers = Trackers(names, self.name, self.tracker_folder)
+
     def log(self, **figures: Any) -> None:
         """Append one line to `metrics.jsonl`. Numbers, text, lists and mappings; not finite becomes null."""
         if self.is_main:
             self._metrics.append(figures)
             self._active()
+            if self._trackers is not None:
+                self._trackers.log(figures)
 
     def position(self) -> int:
         """How far `metrics.jsonl` has come (bytes): keep it in a checkpoint."""
@@ -133,7 +147,9 @@ class Context:
         return Accelerator(cpu=not torch.accelerator.is_available())
 
     def close(self) -> None:
-        """Let go of what the accelerator holds."""
+        """Let go of what the accelerator holds, and end the trackers."""
+        if self._trackers is not None:
+            self._trackers.finish()
         if "accelerator" in self.__dict__:
             self.accelerator.free_memory()
 

@@ -9,11 +9,12 @@ from typing import Any
 from sawyer.errors import SawyerError
 from sawyer.pipeline.complaints import refuse
 from sawyer.pipeline.context import derived_seed
-from sawyer.pipeline.files import digest, files_in, path_sha256
+from sawyer.pipeline.files import digest, files_in, path_sha256, read_json
 from sawyer.pipeline.recipe import PlannedStage, Recipe
 from sawyer.pipeline.stage import InputFile, Presentation, marked
 
 LEAST_FREE_GB = 1.0
+SMOLLM2_WEIGHTS = 134_515_008  # of the embedded model, which may not be here yet
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,18 @@ def check_room(recipe: Recipe, out: Path, unfinished: list[str]) -> None:
 
     import psutil
 
-    disk_gb, memory_gb, hungriest = 0.0, 0.0, ""
+    disk_gb, scratch_gb, memory_gb, hungriest = 0.0, 0.0, 0.0, ""
+    weights = _weights_of(recipe.models.get("base", ""))
     for planned in recipe.stages:
         if planned.name in unfinished and planned.stage.needs is not None:
-            needs = planned.stage.needs(planned.settings)
+            needs = planned.stage.needs(planned.settings, weights)
             disk_gb += needs.get("disk_gb", 0.0)
+            scratch_gb = max(scratch_gb, needs.get("scratch_gb", 0.0))
             if needs.get("memory_gb", 0.0) > memory_gb:
                 memory_gb, hungriest = needs["memory_gb"], planned.name
     if not unfinished:
         return
-    disk_gb = max(disk_gb, LEAST_FREE_GB)
+    disk_gb = max(disk_gb + scratch_gb, LEAST_FREE_GB)
     free_gb = shutil.disk_usage(out).free / 1e9
     if free_gb < disk_gb:
         raise SawyerError(
@@ -77,6 +80,17 @@ def check_room(recipe: Recipe, out: Path, unfinished: list[str]) -> None:
             f"{recipe.where('stages', hungriest)}: stages.{hungriest} needs about {memory_gb:.1f} GB of memory and "
             f"this machine has {total_gb:.1f} GB; choose a smaller model or smaller batches"
         )
+
+
+def _weights_of(model: str) -> int:
+    """How many weights a model has, from the size of its files; 0 where they are not on this machine."""
+    folder = Path(model).expanduser()
+    config = folder / "config.json"
+    if not config.is_file():
+        return SMOLLM2_WEIGHTS if model.lower().startswith("smollm2") else 0
+    dtype = read_json(config).get("dtype", "float32")
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return size // (4 if dtype == "float32" else 2)
 
 
 def _bad_model(recipe: Recipe, name: str) -> list[str]:

@@ -233,6 +233,7 @@ class _Run:
             name=planned.name,
             folder=work / "folder",
             scratch=work / "scratch",
+            tracker_folder=self.folder / "trackers",
             seed=derived_seed(self.recipe.seed, planned.name),
             precision=self.recipe.precision,
             artifacts={name: self.artifacts[name] for name in planned.inputs if name in self.artifacts},

@@ -33,7 +33,7 @@ from pydantic import BaseModel
 from sawyer.errors import SawyerError
 from sawyer.pipeline.context import Context
 from sawyer.pipeline.nearest import did_you_mean
-from sawyer.settings import InputFile, Settings
+from sawyer.settings import InputFile, Presentation, Settings
 
 MODEL_KINDS = frozenset({"policy", "reward_model", "preference_model"})
 """The kinds of artifact that are models; a recipe's `models` may stand for any of them, its `base` for a policy."""
@@ -56,11 +56,6 @@ class Ref:
 
 
 @dataclass(frozen=True)
-class Presentation:
-    """Marks a setting that changes what is shown and never the result; changing it does not run the stage again."""
-
-
-@dataclass(frozen=True)
 class Stage:
     """One kind of stage."""
 
@@ -73,8 +68,10 @@ class Stage:
     """The kind of artifact: `policy`, `reward_model`, `prompts`, `comparisons`, `evaluation`, ..."""
     help: str = ""
     """One line for people."""
-    needs: Callable[[Any], Mapping[str, float]] | None = None
-    """Estimates `{"disk_gb": ..., "memory_gb": ...}` (10^9 bytes) from the settings; checked before any stage runs."""
+    needs: Callable[[Any, int], Mapping[str, float]] | None = None
+    """Estimates in 10^9 bytes, from the settings and the number of weights of the recipe's model (0 where that is not
+    known yet): `disk_gb` that its artifact takes, `scratch_gb` that it takes while it runs, `memory_gb`. Checked before
+    any stage runs."""
     version: int = 1
     """Raise it when the same settings come to mean another result: finished artifacts are then made again."""
 

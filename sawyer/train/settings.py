@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sawyer.settings import Settings
+from sawyer.settings import Presentation, Settings
 
 
 class LoraSettings(Settings):
@@ -55,9 +55,9 @@ class OptimizerSettings(Settings):
     """Train adapters instead of all weights."""
     validate_every: int | None = Field(default=None, ge=1)
     """Updates between validations; one at the end in any case when there is validation data."""
-    checkpoint_every: int | None = Field(default=None, ge=1)
+    checkpoint_every: Annotated[int | None, Presentation()] = Field(default=None, ge=1)
     """Updates between checkpoints; None writes one every two minutes."""
-    trackers: list[str] = Field(default_factory=list)
+    trackers: Annotated[list[str], Presentation()] = Field(default_factory=list)
     """Experiment trackers that Accelerate knows by name: tensorboard, wandb, mlflow, trackio, ..."""
 
     @model_validator(mode="after")

@@ -100,7 +100,9 @@ def evaluate(settings: EvaluateSettings, context: Context):
 
 TOYS = (
     Stage("data", DataSettings, make_data, makes="dataset"),
-    Stage("sft", TrainSettings, train, makes="policy", needs=lambda settings: {"disk_gb": settings.steps / 1e6}),
+    Stage(
+        "sft", TrainSettings, train, makes="policy", needs=lambda settings, weights: {"disk_gb": settings.steps / 1e6}
+    ),
     Stage("dpo", TrainSettings, train, makes="policy"),
     Stage("reward", TrainSettings, train, makes="reward_model"),
     Stage("evaluate", EvaluateSettings, evaluate, makes="evaluation"),

@@ -40,6 +40,22 @@ class TrainingSettings(OptimizerSettings):
     """Name of a built-in chat template, or Jinja text; the tokenizer's own by default."""
 
 
+def training_needs(settings: OptimizerSettings, weights: int) -> dict[str, float]:
+    """Memory and disk of a training stage, in GB, from the number of weights of its model.
+
+    Full training holds float32 masters, two running averages and gradients (16 bytes a weight) and the copy that
+    computes; adapters only the model. Activations are on top and depend on `token_budget`. On disk: the result, and two
+    checkpoints of three float32 tensors a weight while it runs; `iterate` keeps every iterate.
+    """
+    held = 20 if settings.lora is None else 5
+    iterations = getattr(settings, "iterations", 0)
+    return {
+        "memory_gb": held * weights / 1e9 + (1.0 if weights else 0.0),
+        "disk_gb": weights * (4 + 4 * iterations) / 1e9,
+        "scratch_gb": weights * ((24 if settings.lora is None else 1) + 4 * iterations) / 1e9,
+    }
+
+
 def read_part(context: Context, ref: str, part: str, kinds: tuple[type, ...], limit: int | None = None) -> list[Any]:
     """The records of one part of an earlier stage's data set.
 

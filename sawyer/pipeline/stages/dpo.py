@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from sawyer.pipeline.stage import Context, Ref, Stage
-from sawyer.pipeline.stages._common import TrainingSettings
+from sawyer.pipeline.stages._common import TrainingSettings, training_needs
 
 
 class Settings(TrainingSettings):
@@ -36,6 +36,7 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     from sawyer.trees.build import comparison_tree
     from sawyer.trees.model import TreePolicy
 
+    context.track(settings.trackers)
     name = context.model(settings.model)
     chat = chat_of(name, settings.chat_template)
     make = lambda record: comparison_tree(chat, record, pair=True)
@@ -65,4 +66,6 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     return {"pairs": len(trees), **result.figures}
 
 
-STAGE = Stage("dpo", Settings, run, makes="policy", help="direct preference optimisation on pairs")
+STAGE = Stage(
+    "dpo", Settings, run, makes="policy", help="direct preference optimisation on pairs", needs=training_needs
+)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from sawyer.methods.iterative import PairSettings
 from sawyer.pipeline.stage import Context, Ref, Stage
+from sawyer.pipeline.stages._common import training_needs
 from sawyer.rollout.sampling import Sampling
 from sawyer.train.settings import OptimizerSettings
 
@@ -48,7 +49,10 @@ class Settings(OptimizerSettings):
 def run(settings: Settings, context: Context) -> dict[str, Any]:
     from sawyer.pipeline.stages._iterate import Iterations
 
+    context.track(settings.trackers)
     return Iterations(settings, context).run()
 
 
-STAGE = Stage("iterate", Settings, run, makes="policy", help="online iterative DPO against a reward model")
+STAGE = Stage(
+    "iterate", Settings, run, makes="policy", help="online iterative DPO against a reward model", needs=training_needs
+)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from sawyer.pipeline.stage import Context, Ref, Stage
-from sawyer.pipeline.stages._common import TrainingSettings
+from sawyer.pipeline.stages._common import TrainingSettings, training_needs
 
 
 class Settings(TrainingSettings):
@@ -32,6 +32,7 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     from sawyer.trees.model import TreeReward
     from sawyer.trees.score import score_trees
 
+    context.track(settings.trackers)
     name = context.model(settings.model)
     chat = chat_of(name, settings.chat_template)
     make = lambda record: comparison_tree(chat, record)
@@ -65,4 +66,11 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     return figures
 
 
-STAGE = Stage("reward", Settings, run, makes="reward_model", help="a Bradley-Terry reward model from comparisons")
+STAGE = Stage(
+    "reward",
+    Settings,
+    run,
+    makes="reward_model",
+    help="a Bradley-Terry reward model from comparisons",
+    needs=training_needs,
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from sawyer.pipeline.stage import Context, Ref, Stage
-from sawyer.pipeline.stages._common import TrainingSettings
+from sawyer.pipeline.stages._common import TrainingSettings, training_needs
 
 
 class Settings(TrainingSettings):
@@ -23,6 +23,7 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     from sawyer.train.objectives import sft
     from sawyer.trees.model import TreePolicy
 
+    context.track(settings.trackers)
     name = context.model(settings.model)
     chat = chat_of(name, settings.chat_template)
     trees = conversation_trees(context, settings, settings.part, chat, settings.limit)
@@ -38,4 +39,6 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     return {"conversations": len(trees), **result.figures}
 
 
-STAGE = Stage("sft", Settings, run, makes="policy", help="instruction tuning on the assistant's tokens")
+STAGE = Stage(
+    "sft", Settings, run, makes="policy", help="instruction tuning on the assistant's tokens", needs=training_needs
+)
