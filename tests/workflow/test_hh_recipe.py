@@ -1,0 +1,55 @@
+"""The recipe for real preference data, on dialogues in HH-RLHF's format and a tiny model."""
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.test_workflow import sawyer
+
+WORDS = ["river", "town", "bridge", "light", "paper", "stone", "water", "music", "garden", "letter", "winter", "bread"]
+SMALL = {
+    "batch_size": 8,
+    "max_tokens": 250,
+    "learning_rate": 0.001,
+}
+
+
+def write_pairs(file: Path, count: int) -> None:
+    draw = random.Random(0)
+
+    def some(n: int) -> str:
+        return " ".join(draw.choices(WORDS, k=n))
+
+    with gzip.open(file, "wt") as handle:
+        for i in range(count):
+            prompt = f"\n\nHuman: {some(3)} {i}?"
+            if i % 3 == 0:
+                prompt += f"\n\nAssistant: {some(2)}\n\nHuman: {some(2)}?"
+            chosen, rejected = some(4), some(6)
+            row = {"chosen": f"{prompt}\n\nAssistant: {chosen}", "rejected": f"{prompt}\n\nAssistant: {rejected}"}
+            handle.write(json.dumps(row) + "\n")
+
+
+@pytest.mark.slow
+def test_the_hh_recipe_runs_from_local_files(tmp_path, saved_policy):
+    write_pairs(tmp_path / "hh.jsonl.gz", 80)
+    settings = {"model": saved_policy("llama"), "stages.pairs.source.path": "hh.jsonl.gz", "precision": "fp32"}
+    for stage in ("sft", "reward", "judge", "dpo"):
+        settings |= {f"stages.{stage}.{name}": value for name, value in SMALL.items()}
+    settings |= {
+        "stages.pairs.split": "{train: 0.4, judge: 0.3, validation: 0.1, test: 0.2}",
+        "stages.iterate.prompts": 6,
+        "stages.iterate.sampling.max_tokens": 8,
+        "stages.evaluate.sampling.max_tokens": 8,
+    }
+    options = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    done = sawyer("run", "hh", *options, "--out", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    evaluation = json.loads((tmp_path / "out" / "evaluate" / "evaluation.json").read_text())
+    assert evaluation["order"] == ["sft", "base", "dpo", "iterate-1", "iterate-2"]
+    assert "win_rate" in json.dumps(evaluation["comparisons"])
+    judge = json.loads((tmp_path / "out" / "judge" / "evaluation.json").read_text())
+    assert judge["accuracy"]["n"] > 0
