@@ -45,9 +45,7 @@ lint: setup ## Check style, formatting and types.
 
 bench: setup ## Measure SFT, reward modelling and DPO against TRL on this machine.
 	@echo "Measuring against TRL; each benchmark prints its figures and the command that made them."
-	@$(BIN)/python -m benchmarks.sft --peer trl $(ARGS)
-	@$(BIN)/python -m benchmarks.reward --peer trl $(ARGS)
-	@$(BIN)/python -m benchmarks.dpo --peer trl $(ARGS)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 docs: setup ## Build the documentation into site/.
 	@echo "Building the documentation into site/."
