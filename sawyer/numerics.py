@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
+from typing import Any
 
 
 def prepare() -> None:
@@ -13,15 +15,30 @@ def prepare() -> None:
     a CPU is up to a hundred times slower (a training step of 5 s took 58); numbers that small change no weight.
     Threads inherit the setting from the one that starts them, so it must come before PyTorch's thread pool.
 
-    Keeps freed memory in the process. Activations come and go at every layer, and by default the C library returns
-    them to the kernel each time, which then has to clear the same pages again.
+    Keeps freed memory of the size of activations in the process. They come and go at every layer, and by default the C
+    library returns them to the kernel each time, which then has to clear the same pages again. Larger blocks, such as
+    the gradient of an embedding, still come from the kernel and go back to it.
     """
     import torch
 
     torch.set_flush_denormal(True)
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):  # glibc; musl has none
-            trim_threshold, mmap_threshold = -1, -3
-            libc.mallopt(mmap_threshold, 1 << 30)
-            libc.mallopt(trim_threshold, (1 << 31) - 1)
+    libc = _glibc()
+    if libc is not None:
+        trim_threshold, mmap_threshold = -1, -3
+        libc.mallopt(mmap_threshold, 64 << 20)
+        libc.mallopt(trim_threshold, 512 << 20)
+
+
+def release() -> None:
+    """Collect garbage (models hold reference cycles) and give the memory that is free back to the system."""
+    gc.collect()
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> Any:
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") else None  # musl has none

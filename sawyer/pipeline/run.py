@@ -13,7 +13,6 @@ another one it starts anew, and the old artifact stays until the new one takes i
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import importlib.util
 import os
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sawyer.errors import SawyerError
+from sawyer.numerics import release
 from sawyer.pipeline.artifact import finished_artifact, load_artifact, write_manifest
 from sawyer.pipeline.context import METRICS, Artifact, Context, derived_seed
 from sawyer.pipeline.disk import disk_errors
@@ -128,7 +128,7 @@ class _Run:
                 planned.stage.run(planned.settings, context)
             context.close()
             self.processes.wait()
-            gc.collect()
+            release()
         self.artifacts[planned.name] = load_artifact(self.folder / planned.name)
 
     def failed(self, error: BaseException, report: Callable[[Path], Path | None]) -> None:

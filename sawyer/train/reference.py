@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from sawyer.journal import Journal
 from sawyer.models.precision import DTYPES
+from sawyer.numerics import release
 from sawyer.train.objectives import REFERENCE
 from sawyer.trees.model import TreePolicy
 from sawyer.trees.score import score_trees
@@ -45,6 +46,7 @@ def with_reference(
         with journal.progress(len(trees), "reference log-probs", unit="tree") as bar:
             logps = score_trees(reference, trees, token_budget=token_budget, progress=bar.advance)
         del reference, model
+        release()
         if file is not None and writes:
             fresh = file.with_suffix(".new")
             with fresh.open("w") as handle:

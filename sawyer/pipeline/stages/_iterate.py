@@ -22,6 +22,7 @@ from sawyer.methods import iterative
 from sawyer.models.load import load_policy
 from sawyer.models.precision import DTYPES
 from sawyer.models.save import save_model
+from sawyer.numerics import release
 from sawyer.pipeline.files import read_json, write_json
 from sawyer.pipeline.stage import Context
 from sawyer.pipeline.stages._common import chat_of, mean, prompts_of
@@ -104,7 +105,10 @@ class Iterations:
         if self.context.is_main:
             save_file(weights, folder / "weights.safetensors")
         self.engine.load(weights)
-        figures = {**scored["figures"], "pairs": len(trees), **trained.figures, **self.validate(folder, t)}
+        last = trained.figures
+        del trained  # and with it the optimiser
+        release()
+        figures = {**scored["figures"], "pairs": len(trees), **last, **self.validate(folder, t)}
         self.context.log(iteration=t + 1, **{k: v for k, v in figures.items() if k != "loss"})
         if self.context.is_main:
             write_json(done, figures)
