@@ -9,7 +9,8 @@ from typing import Any
 
 
 def prepare() -> None:
-    """Call before the first tensor of a program; later calls do no harm but may come too late for some threads.
+    """Call before the first tensor of a program, as `sawyer run` does; it changes the whole process, so that no library
+    function does it by itself. Later calls do no harm but may come too late for some threads.
 
     Flushes denormal numbers to zero. Gradients and Adam's running squares of rarely seen tokens lie below 1e-38, where
     a CPU is up to a hundred times slower (a training step of 5 s took 58); numbers that small change no weight.

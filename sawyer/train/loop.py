@@ -23,7 +23,6 @@ from safetensors.torch import load_file, save_file
 
 from sawyer.errors import SawyerError
 from sawyer.journal import Journal
-from sawyer.numerics import prepare
 from sawyer.train.optim import MasterWeights, learning_rate
 from sawyer.train.settings import OptimizerSettings
 from sawyer.trees.model import TreeModel
@@ -89,7 +88,6 @@ def train(
     """
     if not trees:
         raise SawyerError(f"{title}: there is nothing to train on, the data is empty")
-    prepare()
     torch.manual_seed(seed)
     total = settings.steps or math.ceil(settings.epochs * len(trees) / settings.batch_size)
     weights = MasterWeights(model, settings, precision)
