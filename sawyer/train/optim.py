@@ -3,7 +3,7 @@
 In fp32 the masters are the model's own parameters. In bf16 the model's weights are rounded once after each update,
 not at every use as under autocast: the forward and backward run on bfloat16 tensors throughout, gradients of packed
 rows are added up in float32, and the update happens on the float32 masters, so that steps smaller than bfloat16's
-resolution are not lost. Against autocast this is faster and as exact (docs/experiments.md).
+resolution are not lost.
 """
 
 from __future__ import annotations
