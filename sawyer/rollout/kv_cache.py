@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
+from sawyer.errors import SawyerError
+
 NAME = "sawyer_decode"
 _LAYER_KINDS = {"full_attention", "sliding_attention"}
 
@@ -172,9 +174,9 @@ def _decode_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention as `AttentionInterface` wants it: `[B, H, T, D]` in, `[B, T, H, D]` out."""
     if sawyer_cache is None or s_aux is not None or attention_mask is not None:
-        raise NotImplementedError(
-            f"{NAME} needs a KVCache, and knows neither attention sinks nor a mask of the model's own making "
-            f"({type(module).__name__})"
+        raise SawyerError(
+            f"the torch engine cannot generate with {type(module).__name__}: it uses attention sinks, or a mask of its "
+            "own making, which the engine does not know; use another model"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer: int = module.layer_idx  # type: ignore[assignment]  # every decoder's attention knows its layer
