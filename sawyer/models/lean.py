@@ -59,6 +59,20 @@ def _norm_forward(self: Any, hidden: torch.Tensor) -> torch.Tensor:
     return _RMSNorm.apply(hidden, self.weight, _eps(self))
 
 
+def takes_float32(model: nn.Module) -> bool:
+    """Whether a slim decoder can carry its residual stream in float32 while its weights are bfloat16.
+
+    That needs every layer to read the stream through one of our norms, whose result has the type of their weight, and
+    no norm that is not ours. (Sums of a layer's bfloat16 output and a float32 stream are float32 by themselves.)
+    """
+    norms = [module for module in model.modules() if "Norm" in type(module).__name__]
+    ours = {id(norm) for norm in norms if getattr(norm.__dict__.get("forward"), "__func__", None) is _norm_forward}
+    layers = getattr(model, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or len(ours) < len(norms):
+        return False
+    return all({"input_layernorm", "post_attention_layernorm"} <= layer._modules.keys() for layer in layers)
+
+
 def _mlp_forward(self: Any, hidden: torch.Tensor) -> torch.Tensor:
     return self.down_proj(_GatedSiLU.apply(self.gate_proj(hidden), self.up_proj(hidden)))
 
@@ -75,14 +89,17 @@ def _same(module: nn.Module, fresh: Callable[[torch.Tensor], torch.Tensor]) -> b
 
 
 class _RMSNorm(torch.autograd.Function):
-    """x / sqrt(mean(x^2) + eps) * w, computed in float32 (Zhang & Sennrich 2019, equation 4)."""
+    """x / sqrt(mean(x^2) + eps) * w, computed in float32 (Zhang & Sennrich 2019, equation 4).
+
+    The result has the weight's type, so that it fits the linear layer behind it whatever the residual stream is.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, eps):
         full = x.float()
         scale = torch.linalg.vector_norm(full, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        return (full * scale).mul_(weight.float()).to(x.dtype)
+        return (full * scale).mul_(weight.float()).to(weight.dtype)
 
     @staticmethod
     def backward(ctx, grad):

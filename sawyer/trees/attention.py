@@ -74,8 +74,9 @@ def tree_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = None if sliding_window is None or sliding_window >= layout.length else int(sliding_window)
     device = query.device.type
-    if torch.is_autocast_enabled(device):  # rotary embeddings leave float32 queries and keys beside the values
-        query, key, value = (x.to(torch.get_autocast_dtype(device)) for x in (query, key, value))
+    # under autocast or on a float32 residual stream, rotary embeddings leave float32 queries and keys beside the values
+    compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
+    query, key, value = (x.to(compute) for x in (query, key, value))
     with torch.autocast(device, enabled=False):
         if device == "cuda":
             return _flex(query, key, value, layout, scale, window, softcap).transpose(1, 2), None

@@ -63,31 +63,44 @@ def _logits(hidden, weight, bias, softcap, scale):
     return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
 
 
+def _inside(target, rows):
+    """Indices of the tokens whose target lies in the tile."""
+    return ((target >= rows.start) & (target < rows.stop)).nonzero()[:, 0]
+
+
+def _picked(hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale):
+    """`[N]` the targets' logits, summed up in float32: in bfloat16 a tile's are rounded to about one part in 256."""
+    picked = []
+    for hidden, target in zip(hidden_N_D.split(TOKENS), target_N.split(TOKENS), strict=True):
+        logits = (hidden.float() * weight_V_D[target].float()).sum(-1)
+        picked.append(logits if bias_V is None else logits + bias_V[target].float())
+    logits = torch.cat(picked) * scale
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
 class _TiledLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale):
         hidden_N_D = hidden_N_D.to(weight_V_D.dtype)
         normaliser_N = torch.empty(hidden_N_D.shape[0], dtype=torch.float32, device=hidden_N_D.device)
-        picked_N = torch.zeros_like(normaliser_N)
+        picked_N = _picked(hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale)
         for begin in range(0, hidden_N_D.shape[0], TOKENS):
             part = slice(begin, begin + TOKENS)
             hidden, target = hidden_N_D[part], target_N[part]
             sums = []
             for rows, weight, bias in _tiles(weight_V_D, bias_V):
                 logits = _logits(hidden, weight, bias, softcap, scale)
-                inside = (target >= rows.start) & (target < rows.start + weight.shape[0])
-                where = (target - rows.start).clamp_(0, weight.shape[0] - 1)
-                picked = logits.gather(1, where[:, None])[:, 0]
-                picked_N[part] += torch.where(inside, picked, torch.zeros_like(picked))
+                inside = _inside(target, rows)
+                logits[inside, target[inside] - rows.start] = picked_N[part][inside]
                 sums.append(torch.logsumexp(logits, dim=1))
             normaliser_N[part] = torch.logsumexp(torch.stack(sums), dim=0)
-        ctx.save_for_backward(hidden_N_D, weight_V_D, bias_V, target_N, normaliser_N)
+        ctx.save_for_backward(hidden_N_D, weight_V_D, bias_V, target_N, normaliser_N, picked_N)
         ctx.softcap, ctx.scale = softcap, scale
         return picked_N - normaliser_N
 
     @staticmethod
     def backward(ctx, grad_N):
-        hidden_N_D, weight_V_D, bias_V, target_N, normaliser_N = ctx.saved_tensors
+        hidden_N_D, weight_V_D, bias_V, target_N, normaliser_N, picked_N = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.zeros_like(hidden_N_D, dtype=torch.float32) if needs_hidden else None
         grad_weight = torch.empty_like(weight_V_D) if needs_weight else None
@@ -99,10 +112,11 @@ class _TiledLogprobs(torch.autograd.Function):
             hidden, target, grad = hidden_N_D[part], target_N[part], grad_N[part]
             for rows, weight, bias in _tiles(weight_V_D, bias_V):
                 logits = _logits(hidden, weight, bias, ctx.softcap, ctx.scale)
+                inside = _inside(target, rows)
+                logits[inside, target[inside] - rows.start] = picked_N[part][inside]
                 slope = None if ctx.softcap is None else 1 - (logits / ctx.softcap) ** 2
                 # d log p_target / d logit_v = [v = target] - p_v, so the sign is turned once, here
                 d_logits = logits.sub_(normaliser_N[part, None]).exp_().mul_(-grad[:, None])
-                inside = ((target >= rows.start) & (target < rows.start + weight.shape[0])).nonzero()[:, 0]
                 d_logits[inside, target[inside] - rows.start] += grad[inside]
                 if slope is not None:
                     d_logits *= slope

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sawyer.errors import SawyerError
-from sawyer.models.lean import slim
+from sawyer.models.lean import slim, takes_float32
 from sawyer.models.logits import logit_shape
 from sawyer.trees import attention
 from sawyer.trees.logprobs import token_logprobs
@@ -29,6 +29,7 @@ class TreeModel(nn.Module):
         core = cast(PreTrainedModel, cast(Any, model).get_base_model() if hasattr(model, "get_base_model") else model)
         core.set_attn_implementation(attention.NAME)
         slim(core)
+        self._wide = takes_float32(core.base_model)
         self._core = [core]  # a list, so that the weights are registered once
 
     @property
@@ -50,8 +51,9 @@ class TreeModel(nn.Module):
         batch.layout.cache[attention.CALLS] = 0
         position_ids = batch.position_ids[None]
         position_ids.tree_layout = batch.layout  # type: ignore[attr-defined]
+        embedded = cast(torch.Tensor, self.core.get_input_embeddings()(batch.input_ids[None]))
         output = self.core.base_model(
-            input_ids=batch.input_ids[None],
+            inputs_embeds=embedded.float() if self._wide else embedded,
             position_ids=position_ids,
             use_cache=False,
             tree_layout=batch.layout,
