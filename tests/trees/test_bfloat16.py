@@ -1,4 +1,4 @@
-"""bfloat16 weights: every architecture runs, and those that can carry their residual stream in float32 are more exact."""
+"""bfloat16 weights: every architecture runs; a residual stream in float32, where there can be one, is more exact."""
 
 import copy
 
