@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sawyer.atomic import write_atomically
+
 _hashes: dict[tuple[str, int, int], str] = {}
 
 
@@ -72,20 +74,6 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's content in one step: a reader, or a crash, meets the old text or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, value: Any) -> None:

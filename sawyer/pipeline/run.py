@@ -24,12 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from sawyer.atomic import write_atomically
 from sawyer.errors import SawyerError
 from sawyer.numerics import release
 from sawyer.pipeline.artifact import finished_artifact, load_artifact, write_manifest
 from sawyer.pipeline.context import METRICS, Artifact, Context, derived_seed
 from sawyer.pipeline.disk import disk_errors
-from sawyer.pipeline.files import plain, read_json, write_atomically, write_json
+from sawyer.pipeline.files import plain, read_json, write_json
 from sawyer.pipeline.plan import Plan, check_room, plan
 from sawyer.pipeline.processes import Processes
 from sawyer.pipeline.progress import Voice, duration

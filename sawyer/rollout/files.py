@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from sawyer.atomic import write_atomically
 from sawyer.data.records import Prompt
 from sawyer.journal import Journal
 from sawyer.rollout.protocol import Completion, Engine, Sampling
@@ -50,19 +50,11 @@ def generate_resumably(
         for start in range(len(done), len(prompts), chunk):
             part = engine.generate(prompts[start : start + chunk], sampling, n, seed=seed, progress=count)
             done.extend(part)
-            _write(folder / f"{start:08d}.json", [[asdict(c) for c in completions] for completions in part])
+            rows = [[asdict(completion) for completion in completions] for completions in part]
+            write_atomically(folder / f"{start:08d}.json", json.dumps(rows))
             bar.advance(sum(len(completions) for completions in part))
     return done
 
 
 def _completion(row: dict) -> Completion:
     return Completion(tuple(row["ids"]), tuple(row["logps"]), row["text"], row["finished"])
-
-
-def _write(file: Path, rows: list) -> None:
-    fresh = file.with_suffix(".new")
-    with fresh.open("w") as handle:
-        json.dump(rows, handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    fresh.rename(file)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from safetensors.torch import load_file, save_file
 
+from sawyer.atomic import write_atomically
 from sawyer.errors import SawyerError
 from sawyer.journal import Journal
 from sawyer.train.optim import MasterWeights, learning_rate
@@ -229,8 +230,7 @@ class Checkpoints:
             journal.rewind(json.loads(began.read_text()))
         elif self.writes:
             began.parent.mkdir(parents=True, exist_ok=True)
-            began.with_suffix(".new").write_text(json.dumps(journal.position()))
-            began.with_suffix(".new").rename(began)
+            write_atomically(began, json.dumps(journal.position()))
 
     def after(
         self, step: int, weights: MasterWeights, journal: Journal, recent: Sequence[dict[str, float]] = ()

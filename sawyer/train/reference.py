@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from sawyer.atomic import write_atomically
 from sawyer.journal import Journal
 from sawyer.models.precision import DTYPES
 from sawyer.numerics import release
@@ -48,10 +48,5 @@ def with_reference(
         del reference, model
         release()
         if file is not None and writes:
-            fresh = file.with_suffix(".new")
-            with fresh.open("w") as handle:
-                json.dump(logps, handle)
-                handle.flush()
-                os.fsync(handle.fileno())
-            fresh.rename(file)
+            write_atomically(file, json.dumps(logps))
     return [replace(tree, values={**tree.values, REFERENCE: own}) for tree, own in zip(trees, logps, strict=True)]

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from sawyer.models.adapters import Trainable
     from sawyer.rollout.protocol import Completion
     from sawyer.rollout.torch_engine import TorchEngine
+    from sawyer.train.loop import Objective, Trained
     from sawyer.train.optim import MasterWeights
+    from sawyer.trees.model import TreeModel
+    from sawyer.trees.tree import TokenTree
 
 
 class TrainingSettings(OptimizerSettings):
@@ -100,6 +103,24 @@ def trees_of(
     if kept.dropped:
         context.say(f"{kept.dropped} of {len(records)} records of {ref}/{part} exceed {settings.max_tokens} tokens")
     return kept.trees, [records[i] for i in kept.indices]
+
+
+def fit(
+    context: Context,
+    settings: TrainingSettings,
+    model: TreeModel,
+    trees: Sequence[TokenTree],
+    objective: Objective,
+    validation: Sequence[TokenTree],
+) -> Trained:
+    """`train.loop.train` with what a context says: precision, seed, journal, folder for checkpoints, devices."""
+    from sawyer.train.loop import train
+
+    return train(
+        model.to(context.accelerator.device), trees, objective, settings,
+        precision=context.precision, seed=context.seed, journal=context, title=context.name,
+        scratch=context.scratch, validation=validation, accelerator=context.accelerator,
+    )  # fmt: skip
 
 
 def save_trained(context: Context, trainable: Trainable, weights: MasterWeights, chat: ChatFormat) -> None:

@@ -29,8 +29,7 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     from sawyer.data.records import Comparison
     from sawyer.models.adapters import Trainable
     from sawyer.models.load import load_policy
-    from sawyer.pipeline.stages._common import chat_of, save_trained, trees_of
-    from sawyer.train.loop import train
+    from sawyer.pipeline.stages._common import chat_of, fit, save_trained, trees_of
     from sawyer.train.objectives import dpo
     from sawyer.train.reference import with_reference
     from sawyer.trees.build import comparison_tree
@@ -56,12 +55,9 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     )
     trees, held_out = both[: len(trees)], both[len(trees) :]
     trainable = Trainable(lambda: load_policy(name), settings.lora, seed=context.seed)
-    policy = TreePolicy(trainable.model).to(context.accelerator.device)
-    result = train(
-        policy, trees, dpo(beta=settings.beta, label_smoothing=settings.label_smoothing), settings,
-        precision=context.precision, seed=context.seed, journal=context, title=context.name,
-        scratch=context.scratch, validation=held_out, accelerator=context.accelerator,
-    )  # fmt: skip
+    policy = TreePolicy(trainable.model)
+    objective = dpo(beta=settings.beta, label_smoothing=settings.label_smoothing)
+    result = fit(context, settings, policy, trees, objective, held_out)
     save_trained(context, trainable, result.weights, chat)
     return {"pairs": len(trees), **result.figures}
 

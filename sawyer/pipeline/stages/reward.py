@@ -25,8 +25,7 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     from sawyer.models.adapters import Trainable
     from sawyer.models.load import load_sequence_classifier
     from sawyer.pipeline.files import write_json
-    from sawyer.pipeline.stages._common import chat_of, save_trained, trees_of
-    from sawyer.train.loop import train
+    from sawyer.pipeline.stages._common import chat_of, fit, save_trained, trees_of
     from sawyer.train.objectives import reward_model
     from sawyer.trees.build import comparison_tree
     from sawyer.trees.model import TreeReward
@@ -44,12 +43,8 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     trainable = Trainable(
         lambda: load_sequence_classifier(name, seed=context.seed), settings.lora, task="SEQ_CLS", seed=context.seed
     )
-    model = TreeReward(trainable.model).to(context.accelerator.device)
-    result = train(
-        model, trees, reward_model(centring=settings.centring), settings,
-        precision=context.precision, seed=context.seed, journal=context, title=context.name,
-        scratch=context.scratch, validation=held_out, accelerator=context.accelerator,
-    )  # fmt: skip
+    model = TreeReward(trainable.model)
+    result = fit(context, settings, model, trees, reward_model(centring=settings.centring), held_out)
     figures: dict[str, Any] = {"comparisons": len(trees), **result.figures}
     if held_out and context.is_main:
         rewards = score_trees(model, held_out, token_budget=settings.token_budget)

@@ -18,8 +18,7 @@ class Settings(TrainingSettings):
 def run(settings: Settings, context: Context) -> dict[str, Any]:
     from sawyer.models.adapters import Trainable
     from sawyer.models.load import load_policy
-    from sawyer.pipeline.stages._common import chat_of, conversation_trees, save_trained
-    from sawyer.train.loop import train
+    from sawyer.pipeline.stages._common import chat_of, conversation_trees, fit, save_trained
     from sawyer.train.objectives import sft
     from sawyer.trees.model import TreePolicy
 
@@ -29,12 +28,8 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     trees = conversation_trees(context, settings, settings.part, chat, settings.limit)
     held_out = conversation_trees(context, settings, settings.validation, chat) if settings.validation else []
     trainable = Trainable(lambda: load_policy(name), settings.lora, seed=context.seed)
-    policy = TreePolicy(trainable.model).to(context.accelerator.device)
-    result = train(
-        policy, trees, sft(), settings,
-        precision=context.precision, seed=context.seed, journal=context, title=context.name,
-        scratch=context.scratch, validation=held_out, accelerator=context.accelerator,
-    )  # fmt: skip
+    policy = TreePolicy(trainable.model)
+    result = fit(context, settings, policy, trees, sft(), held_out)
     save_trained(context, trainable, result.weights, chat)
     return {"conversations": len(trees), **result.figures}
 
