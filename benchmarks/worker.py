@@ -20,9 +20,12 @@ def main(job_file: Path, result_file: Path) -> None:
     warnings.filterwarnings("ignore")
     import torch
 
-    job = json.loads(job_file.read_text())
-    torch.set_num_threads(job["threads"])
     from benchmarks import measure
+    from sawyer.numerics import prepare
+
+    job = json.loads(job_file.read_text())
+    prepare()  # as `sawyer run` does before it begins; the peer gets the same process
+    torch.set_num_threads(job["threads"])
 
     if job["contender"] == "peak":
         result = measure.matmul_peak(job["precision"])
@@ -30,9 +33,6 @@ def main(job_file: Path, result_file: Path) -> None:
         rows = json.loads(Path(job["rows"]).read_text())[: job["limit"]]
         if job["contender"] == "sawyer":
             from benchmarks import ours as side
-            from sawyer.numerics import prepare
-
-            prepare()  # as `sawyer run` does before it begins
         else:
             from benchmarks import peers as side  # type: ignore[no-redef]
         result = measure.profiled(side.run, job, rows) if job["profile"] else side.run(job, rows)

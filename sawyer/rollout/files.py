@@ -13,6 +13,8 @@ from sawyer.data.records import Prompt
 from sawyer.journal import Journal
 from sawyer.rollout.protocol import Completion, Engine, Sampling
 
+CHUNK = 1024
+
 
 def generate_resumably(
     engine: Engine,
@@ -24,16 +26,21 @@ def generate_resumably(
     folder: Path,
     journal: Journal,
     title: str,
-    chunk: int = 64,
+    chunk: int = CHUNK,
 ) -> list[list[Completion]]:
     """`n` completions of each prompt; chunks of prompts already in `folder` are read instead of generated again.
+
+    Args:
+        chunk: about how many completions are written at a time, and at most lost to a kill. An engine fills its batch
+            anew for each chunk, so small ones are slow.
 
     What shares a chunk does not depend on when the work was interrupted, so an interrupted and continued generation
     equals an uninterrupted one to the bit, in bf16 too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done: list[list[Completion]] = []
-    for start in range(0, len(prompts), chunk):
+    stride = max(1, chunk // n)
+    for start in range(0, len(prompts), stride):
         file = folder / f"{start:08d}.json"
         if not file.exists():
             break
@@ -47,8 +54,8 @@ def generate_resumably(
             tokens += new
             bar.advance(0, tokens_per_second=tokens / (time.perf_counter() - began))
 
-        for start in range(len(done), len(prompts), chunk):
-            part = engine.generate(prompts[start : start + chunk], sampling, n, seed=seed, progress=count)
+        for start in range(len(done), len(prompts), stride):
+            part = engine.generate(prompts[start : start + stride], sampling, n, seed=seed, progress=count)
             done.extend(part)
             rows = [[asdict(completion) for completion in completions] for completions in part]
             write_atomically(folder / f"{start:08d}.json", json.dumps(rows))

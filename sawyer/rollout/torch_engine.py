@@ -78,7 +78,7 @@ class TorchEngine:
         chat: ChatFormat,
         *,
         precision: Literal["fp32", "bf16"] = "fp32",
-        max_batch: int = 64,
+        max_batch: int = 256,
         token_budget: int = 32_768,
         share: bool = False,
     ):

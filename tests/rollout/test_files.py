@@ -29,7 +29,7 @@ class Counting:
 def generate(engine, folder):
     prompts = [Prompt(str(i)) for i in range(7)]
     return generate_resumably(
-        engine, prompts, Sampling(), 2, seed=0, folder=folder, journal=Silent(), title="answers", chunk=3
+        engine, prompts, Sampling(), 2, seed=0, folder=folder, journal=Silent(), title="answers", chunk=7
     )
 
 
