@@ -41,22 +41,28 @@ def slim(model: nn.Module) -> int:
 
 def _lean_forward(module: nn.Module) -> Callable[[Any, torch.Tensor], torch.Tensor] | None:
     """Our forward for a module that looks like one of the known blocks."""
-    if type(module).__name__.endswith("RMSNorm"):
-        weight = getattr(module, "weight", None)
-        if isinstance(_eps(module), float) and isinstance(weight, nn.Parameter) and weight.ndim == 1:
-            return _norm_forward
+    if is_rms_norm(module):
+        return _norm_forward
     parts = {*module._modules, *module.__dict__}
     if parts >= {"gate_proj", "up_proj", "down_proj", "act_fn"} and "SiLU" in type(module.act_fn).__name__:
         return _mlp_forward
     return None
 
 
-def _eps(norm: Any) -> Any:
+def is_rms_norm(module: nn.Module) -> bool:
+    """Whether a module looks like an RMSNorm; some multiply by 1 + weight, so what takes it for one has to compare."""
+    weight = getattr(module, "weight", None)
+    plain = isinstance(weight, nn.Parameter) and weight.ndim == 1 and isinstance(norm_eps(module), float)
+    return plain and type(module).__name__.endswith("RMSNorm")
+
+
+def norm_eps(norm: Any) -> Any:
+    """The epsilon of an RMSNorm, whichever of its two names it has."""
     return getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
 
 
 def _norm_forward(self: Any, hidden: torch.Tensor) -> torch.Tensor:
-    return _RMSNorm.apply(hidden, self.weight, _eps(self))
+    return _RMSNorm.apply(hidden, self.weight, norm_eps(self))
 
 
 def takes_float32(model: nn.Module) -> bool:

@@ -32,6 +32,7 @@ from sawyer.models.logits import final_logits
 from sawyer.models.precision import DTYPES
 from sawyer.rollout import kv_cache
 from sawyer.rollout.decoding import check_sampling, draw
+from sawyer.rollout.fused import FusedDecoder, fuse
 from sawyer.rollout.protocol import Completion, Sampling
 
 
@@ -108,6 +109,8 @@ class TorchEngine:
         self.forward_tokens = 0
         self._shared = share
         self._model = base if share else _frozen_copy(base, DTYPES[precision])
+        self._fused: FusedDecoder | None = None
+        self._tried = False
         self._context = getattr(base.config.get_text_config(), "max_position_embeddings", None)
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
@@ -181,6 +184,11 @@ class TorchEngine:
     def forward(self, ids_B_T: torch.Tensor, position_B_T: torch.Tensor, cache: kv_cache.KVCache) -> torch.Tensor:
         """The backbone's hidden states `[B, T, D]`, keys and values going to the cache."""
         self.forward_tokens += ids_B_T.numel()
+        return (self._fused or self._plain_forward)(ids_B_T, position_B_T, cache)
+
+    def _plain_forward(
+        self, ids_B_T: torch.Tensor, position_B_T: torch.Tensor, cache: kv_cache.KVCache
+    ) -> torch.Tensor:
         return self._model.base_model(
             input_ids=ids_B_T, position_ids=position_B_T, use_cache=False, sawyer_cache=cache
         ).last_hidden_state
@@ -200,6 +208,10 @@ class TorchEngine:
         model.set_attn_implementation(kv_cache.NAME)
         try:
             with torch.no_grad() if self._shared else torch.inference_mode():
+                if not self._tried:
+                    self._tried, self._fused = True, fuse(model, self._plain_forward)
+                if self._fused is not None:
+                    self._fused.link()
                 yield
         finally:
             model.set_attn_implementation(before)
