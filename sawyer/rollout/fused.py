@@ -1,20 +1,20 @@
 """The forward pass of a Llama-shaped decoder with as few operations as it needs, for generation.
 
-At one token a sequence, a decoder of transformers spends more time between its matrix products than in them. Here
-queries, keys and values are one product, gate and up another, norms and rotary embedding take as few passes as they can,
-and the residual stream stays in float32. The fused weights are the model's own: its parameters become views of them, so
-that nothing is held twice and an update in place needs no refresh.
+At one token a sequence, a decoder of transformers spends as long between its matrix products as in them. Here queries,
+keys and values are one product, gate and up another, norms and rotary embedding take few passes, and the residual
+stream stays in float32. The fused weights are the model's own: its parameters become views of them, so that nothing is
+held twice and an update in place needs no refresh.
 
 `fuse(model)` recognises by structure (RMSNorm before attention and before a gated SiLU MLP, rotary positions: Llama,
-Mistral, Qwen2, Qwen3, SmolLM and their like) and then compares with the model's own forward on a probe; anything else is
-left to the model.
+Mistral, Qwen2, Qwen3, SmolLM and their like) and then compares with the model's own forward on a probe. Anything else
+is left to the model.
 
 Legend: N tokens, W hidden width, H query heads, J key-value heads, D head size, F inner width of the MLP.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,39 +34,31 @@ class FusedLinear:
 
     def __init__(self, layers: list[nn.Linear]) -> None:
         self.layers = layers
-        self.weight = torch.empty(0)
+        self.weight: torch.Tensor | None = None
         self.bias: torch.Tensor | None = None
 
     @torch.no_grad()
     def link(self) -> None:
         """Make the layers' parameters views of the fused ones, where they are not yet."""
-        weights = [layer.weight for layer in self.layers]
-        if self._linked(weights, self.weight):
-            return
-        self.weight = torch.cat([weight.data for weight in weights])
-        self._view(weights, self.weight)
-        self.bias = None
+        self.weight = _joined([layer.weight for layer in self.layers], self.weight)
         if self.layers[0].bias is not None:
-            biases = [layer.bias for layer in self.layers]
-            self.bias = torch.cat([bias.data for bias in biases])
-            self._view(biases, self.bias)
-
-    @staticmethod
-    def _linked(parts: list[nn.Parameter], whole: torch.Tensor) -> bool:
-        row = 0
-        for part in parts:
-            if part.dtype != whole.dtype or row >= len(whole) or part.data_ptr() != whole[row].data_ptr():
-                return False
-            row += len(part)
-        return True
-
-    @staticmethod
-    def _view(parts: list[nn.Parameter], whole: torch.Tensor) -> None:
-        for part, view in zip(parts, whole.split([len(part) for part in parts]), strict=True):
-            part.data = view
+            self.bias = _joined([layer.bias for layer in self.layers], self.bias)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.weight is not None, "link() comes first"
         return F.linear(x, self.weight, self.bias)
+
+
+def _joined(parts: Sequence[torch.Tensor], whole: torch.Tensor | None) -> torch.Tensor:
+    """The tensor whose rows the parts are, one after the other: `whole` if that is so already, else a new one."""
+    if whole is not None and whole.dtype == parts[0].dtype:
+        views = whole.split([len(part) for part in parts])
+        if all(part.data_ptr() == view.data_ptr() for part, view in zip(parts, views, strict=True)):
+            return whole
+    whole = torch.cat([part.data for part in parts])
+    for part, view in zip(parts, whole.split([len(part) for part in parts]), strict=True):
+        part.data = view
+    return whole
 
 
 @dataclass(frozen=True)
@@ -145,7 +137,7 @@ def fuse(model: Any, own: Callable[[torch.Tensor, torch.Tensor, KVCache], torch.
     """
     backbone = model.base_model
     layers = [_layer(i, layer) for i, layer in enumerate(getattr(backbone, "layers", ()))]
-    config = getattr(backbone, "config", None)
+    config = backbone.config
     whole = {"embed_tokens", "rotary_emb", "norm"} <= backbone._modules.keys() and is_rms_norm(backbone.norm)
     if not whole or not layers or None in layers or getattr(config, "sliding_window", None):
         return None
@@ -174,28 +166,23 @@ def _layer(index: int, layer: Any) -> _Layer | None:
     head_norms = {"q_norm", "k_norm"} & names
     if names - head_norms != {"q_proj", "k_proj", "v_proj", "o_proj"} or len(head_norms) == 1:
         return None
-    if (
-        not {"gate_proj", "up_proj", "down_proj", "act_fn"} == {*mlp._modules}
-        or "SiLU" not in type(mlp.act_fn).__name__
-    ):
+    if {*mlp._modules} != {"gate_proj", "up_proj", "down_proj", "act_fn"} or "SiLU" not in type(mlp.act_fn).__name__:
         return None
-    linears = [attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj]
     norms = [layer.input_layernorm, layer.post_attention_layernorm, *(getattr(attention, n) for n in head_norms)]
-    if any(type(linear) is not nn.Linear for linear in linears) or not all(map(is_rms_norm, norms)):
+    if not all(map(is_rms_norm, norms)):
         return None
-    if (
-        len({linear.bias is None for linear in linears[:3]}) > 1
-        or len({linear.bias is None for linear in linears[3:]}) > 1
-    ):
-        return None
+    together = [attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj]
+    for linears in together:
+        if any(type(linear) is not nn.Linear for linear in linears) or len({x.bias is None for x in linears}) > 1:
+            return None
     return _Layer(
         index=index,
         scaling=attention.scaling,
         attention_norm=layer.input_layernorm,
-        qkv=FusedLinear(linears[:3]),
+        qkv=FusedLinear(together[0]),
         head_norms=(attention.q_norm, attention.k_norm) if head_norms else None,
         out=attention.o_proj,
         mlp_norm=layer.post_attention_layernorm,
-        gate_up=FusedLinear(linears[3:]),
+        gate_up=FusedLinear(together[1]),
         down=mlp.down_proj,
     )

@@ -15,6 +15,7 @@ from sawyer.feedback.reward_model import RewardModel
 from sawyer.feedback.rules import VerifiableReward
 from sawyer.models.load import load_policy
 from sawyer.models.precision import DTYPES
+from sawyer.numerics import release
 from sawyer.pipeline.files import write_json
 from sawyer.pipeline.stage import Context
 from sawyer.pipeline.stages._common import chat_of, prompts_of
@@ -70,6 +71,8 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
             for i, own in enumerate(completions)
             for k, completion in enumerate(own)
         ]
+        del policy, engine
+        release()
     order = list(rows)
     evaluation = arithmetic.evaluate(rows, order[0], order=order, subject=_subject(context, settings, order))
     write_json(context.folder / "evaluation.json", evaluation)
