@@ -182,7 +182,7 @@ def test_bad_input_is_refused_in_one_sentence(llama, chat):
     with pytest.raises(SawyerError, match="prompt 0 is empty"):
         engine.generate_ids([[]], Sampling())
     with pytest.raises(SawyerError, match="min_tokens 9 is more than max_tokens 8"):
-        engine.generate([Prompt("abc")], Sampling(max_tokens=8, min_tokens=9))
+        engine.generate([Prompt("abc")], Sampling(max_tokens=8).model_copy(update={"min_tokens": 9}))
     with pytest.raises(SawyerError, match="cannot generate with a MambaForCausalLM"):
         TorchEngine(MambaForCausalLM(MambaConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1)), chat)
     assert engine.generate([], Sampling()) == []
