@@ -7,8 +7,9 @@ from transformers import MambaConfig, MambaForCausalLM
 
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
+from sawyer.rollout.cohorts import Limits, cohorts
 from sawyer.rollout.protocol import Sampling
-from sawyer.rollout.torch_engine import Limits, TorchEngine, cohorts
+from sawyer.rollout.torch_engine import TorchEngine
 from tests.rollout.decoders import ARCHITECTURES, VOCAB, tiny_model
 
 PROMPTS = [[1, 5, 9, 11, 30], [1, 40, 41], [1, 8, 8, 8, 17, 50, 51, 52, 7, 10, 12, 13], [33]]
