@@ -64,4 +64,5 @@ def generate_resumably(
 
 
 def _completion(row: dict) -> Completion:
-    return Completion(tuple(row["ids"]), tuple(row["logps"]), row["text"], row["finished"])
+    full_logps = tuple(row.get("full_logps", ()))
+    return Completion(tuple(row["ids"]), tuple(row["logps"]), row["text"], row["finished"], full_logps=full_logps)

@@ -73,6 +73,21 @@ class KVCache:
                 for slot in targets:
                     stored_S_J_T_D[slot, :, :length] = stored_S_J_T_D[source, :, :length]
 
+    def reorder(self, sources: Sequence[int], length: int) -> None:
+        """Slot i becomes what slot `sources[i]` was, in its first `length` tokens; slots may double or vanish."""
+        if list(sources) == list(range(len(sources))):
+            return
+        for pair in self._layers.values():
+            for stored_S_J_T_D in pair:
+                stored_S_J_T_D[: len(sources), :, :length] = stored_S_J_T_D[list(sources), :, :length]
+
+    def copy_token(self, source_A: torch.Tensor, position_A: torch.Tensor) -> None:
+        """In each of the first A slots, the token at its position becomes the one of slot `source_A` there."""
+        slot_A = torch.arange(len(source_A), device=source_A.device)
+        for pair in self._layers.values():
+            for stored_S_J_T_D in pair:
+                stored_S_J_T_D[slot_A, :, position_A] = stored_S_J_T_D[source_A, :, position_A]
+
     def attend(
         self,
         layer: int,

@@ -19,16 +19,21 @@ class Completion:
     """One sampled completion.
 
     Attributes:
-        ids: the sampled tokens, the end token included when `finished`.
-        logps: log-prob of each token under the distribution it was drawn from, same length as `ids`.
-        text: the decoded text without special tokens.
-        finished: whether it ended by itself; False when it was cut at `max_tokens`.
+        ids: the sampled tokens, with the end token, stop token or last token of the stop string if it is `finished`.
+        logps: log-prob of each token under the distribution it was drawn from, same length as `ids`; 0 where nothing
+            was drawn: greedy, beam and contrastive search.
+        text: the decoded text without special tokens, cut before a stop token or stop string.
+        finished: whether it ended by itself, with an end token, stop token or stop string; False when it was cut at
+            `max_tokens`.
+        full_logps: log-prob of each token under the model's own distribution, softmax(logits) without temperature,
+            penalties or filters; empty unless `Sampling.full_logps` asks for it.
     """
 
     ids: tuple[int, ...]
     logps: tuple[float, ...]
     text: str
     finished: bool
+    full_logps: tuple[float, ...] = ()
 
 
 class Engine(Protocol):

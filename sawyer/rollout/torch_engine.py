@@ -31,26 +31,16 @@ from sawyer.errors import SawyerError
 from sawyer.models.logits import final_logits
 from sawyer.models.precision import DTYPES
 from sawyer.rollout import kv_cache
-from sawyer.rollout.decoding import check_sampling, draw
+from sawyer.rollout.beam import beam_search
+from sawyer.rollout.cohorts import Limits, cohorts
+from sawyer.rollout.contrastive import contrastive_search
+from sawyer.rollout.decoding import draw, full_logps
 from sawyer.rollout.fused import FusedDecoder, fuse
+from sawyer.rollout.penalties import History, depends_on_history, penalised
 from sawyer.rollout.protocol import Completion, Sampling
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One sampled sequence, as tokens. The fields are those of `Completion`."""
-
-    ids: tuple[int, ...]
-    logps: tuple[float, ...]
-    finished: bool
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much may run at a time: sequences, and tokens that their cache holds."""
-
-    max_batch: int
-    token_budget: int
+from sawyer.rollout.sampling import check_sampling
+from sawyer.rollout.search import Drawn
+from sawyer.rollout.stopping import Stopping
 
 
 @dataclass
@@ -61,8 +51,10 @@ class _Sequence:
     sample: int
     start: int  # the prompt's length
     uniforms: np.ndarray
+    history: History | None  # None where no option looks at it
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
+    full_logps: list[float] = field(default_factory=list)
     ended: bool = False
 
 
@@ -150,7 +142,10 @@ class TorchEngine:
             if not prompt.text.strip():
                 raise SawyerError(f"prompt {index} is empty")
         drawn = self.generate_ids([self.chat.prompt_ids(p.prompt) for p in prompts], sampling, n, seed, progress)
-        return [[Completion(d.ids, d.logps, self.chat.decode(d.ids), d.finished) for d in samples] for samples in drawn]
+        text = Stopping(sampling, self.chat).text
+        return [
+            [Completion(d.ids, d.logps, text(d.ids), d.finished, full_logps=d.full_logps) for d in own] for own in drawn
+        ]
 
     def generate_ids(
         self,
@@ -164,6 +159,7 @@ class TorchEngine:
         if n < 1:
             raise SawyerError(f"n is {n}: ask for at least one completion per prompt")
         check_sampling(sampling)
+        self._check_ids(sampling)
         for index, ids in enumerate(prompts):
             if not len(ids):
                 raise SawyerError(f"prompt {index} is empty")
@@ -174,12 +170,39 @@ class TorchEngine:
                 )
         if not prompts:
             return []
-        out: list[list[Drawn | None]] = [[None] * n for _ in prompts]
         with self._ready():
+            if sampling.num_beams > 1 or sampling.penalty_alpha > 0:
+                return self._search(prompts, sampling, n, progress or (lambda count: None))
+            out: list[list[Drawn | None]] = [[None] * n for _ in prompts]
             for cohort, slots in cohorts([len(ids) + sampling.max_tokens for ids in prompts], n, self.limits):
                 for s in _Run(self, prompts, cohort, slots, sampling, n, seed, progress).sequences():
-                    out[s.prompt][s.sample] = Drawn(tuple(s.ids), tuple(s.logps), s.ended)
+                    out[s.prompt][s.sample] = Drawn(tuple(s.ids), tuple(s.logps), s.ended, tuple(s.full_logps))
         return [[drawn for drawn in samples if drawn is not None] for samples in out]
+
+    def _search(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int, progress: Callable[[int], None]
+    ) -> list[list[Drawn]]:
+        """Beam or contrastive search: as many prompts at a time as the limits allow, one at least."""
+        contrastive = sampling.penalty_alpha > 0
+        search, width = (contrastive_search, sampling.top_k) if contrastive else (beam_search, sampling.num_beams)
+        if not contrastive and n > width:
+            raise SawyerError(f"n is {n}: beam search with num_beams {width} finds at most {width} completions")
+        stopping = Stopping(sampling, self.chat)
+        out: list[list[Drawn]] = [[] for _ in prompts]
+        for cohort, slots in cohorts([len(ids) + sampling.max_tokens for ids in prompts], width, self.limits):
+            at_a_time = max(1, slots // width)
+            for start in range(0, len(cohort), at_a_time):
+                some = cohort[start : start + at_a_time]
+                found = search(self, [prompts[i] for i in some], sampling, stopping, progress)
+                for index, drawn in zip(some, found, strict=True):
+                    out[index] = (drawn * n)[:n]  # contrastive search finds one, which is every sample's answer
+        return out
+
+    def _check_ids(self, sampling: Sampling) -> None:
+        size = self._model.get_output_embeddings().weight.shape[0]
+        for name, ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
+            if (largest := max(ids, default=0)) >= size:
+                raise SawyerError(f"{name} names the token {largest}, but the model's vocabulary has {size}")
 
     def forward(self, ids_B_T: torch.Tensor, position_B_T: torch.Tensor, cache: kv_cache.KVCache) -> torch.Tensor:
         """The backbone's hidden states `[B, T, D]`, keys and values going to the cache."""
@@ -192,6 +215,24 @@ class TorchEngine:
         return self._model.base_model(
             input_ids=ids_B_T, position_ids=position_B_T, use_cache=False, sawyer_cache=cache
         ).last_hidden_state
+
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], slots: Sequence[tuple[int, ...]], cache: kv_cache.KVCache
+    ) -> list[torch.Tensor]:
+        """The hidden states `[T, D]` of each prompt, whose keys and values go to its slots."""
+        ends = np.cumsum([len(ids) for ids in prompts]).tolist()
+        spans = [kv_cache.Span(end - len(ids), end, own) for end, ids, own in zip(ends, prompts, slots, strict=True)]
+        ids_T = torch.tensor([token for ids in prompts for token in ids], device=self.device)
+        position_T = torch.cat([torch.arange(s.end - s.start) for s in spans]).to(self.device)
+        cache.plan_prefill(spans)
+        hidden_T_D = self.forward(ids_T[None], position_T[None], cache)[0]
+        return [hidden_T_D[s.start : s.end] for s in spans]
+
+    def decode(self, ids: Sequence[int], positions: Sequence[int], cache: kv_cache.KVCache) -> torch.Tensor:
+        """The hidden states `[A, D]` of one more token of each of the first A slots."""
+        position_A = torch.tensor(positions, device=self.device)
+        cache.plan_decode(position_A)
+        return self.forward(torch.tensor(ids, device=self.device)[:, None], position_A[:, None], cache)[:, -1]
 
     def logits(self, hidden_A_D: torch.Tensor) -> torch.Tensor:
         return final_logits(self._model, hidden_A_D)
@@ -235,7 +276,8 @@ class _Run:
         self.engine, self.prompts, self.sampling, self.n, self.seed = engine, prompts, sampling, n, seed
         self.slots = slots
         self.progress = progress or (lambda count: None)
-        self.stop_ids = engine.chat.stop_ids
+        self.stopping = Stopping(sampling, engine.chat)
+        self.penalised = depends_on_history(sampling)
         # one more slot keeps the prompt whose samples have not all found a place yet
         self.held_slot = slots
         self.cache = kv_cache.KVCache(slots + 1, max(len(prompts[i]) for i in cohort) + sampling.max_tokens)
@@ -265,8 +307,8 @@ class _Run:
 
     def _prefill(self) -> Iterator[_Sequence]:
         first = len(self.active)
-        ids: list[int] = []
-        spans: list[kv_cache.Span] = []
+        admitted: list[Sequence[int]] = []
+        slots: list[tuple[int, ...]] = []
         samples: list[int] = []
         while self.queue and len(self.active) < self.slots and not self.held:
             index = self.queue.popleft()
@@ -275,45 +317,41 @@ class _Run:
             room = min(self.n, self.slots - at)
             self.active += new[:room]
             self.held.extend(new[room:])
-            slots = (*range(at, at + room), *([self.held_slot] if self.held else []))
-            spans.append(kv_cache.Span(len(ids), len(ids) + len(self.prompts[index]), slots))
+            admitted.append(self.prompts[index])
+            slots.append((*range(at, at + room), *([self.held_slot] if self.held else [])))
             samples.append(room)
-            ids += self.prompts[index]
-        device = self.engine.device
-        position_T = torch.cat([torch.arange(s.end - s.start) for s in spans]).to(device)
-        self.cache.plan_prefill(spans)
-        hidden_T_D = self.engine.forward(torch.tensor([ids], device=device), position_T[None], self.cache)[0]
-        logits = self.engine.logits(hidden_T_D[[s.end - 1 for s in spans]])
+        hidden = self.engine.prefill(admitted, slots, self.cache)
+        logits = self.engine.logits(torch.stack([hidden_T_D[-1] for hidden_T_D in hidden]))
         self.held_logits = logits[-1:].clone() if self.held else None
-        yield from self._advance(logits.repeat_interleave(torch.tensor(samples, device=device), 0), first)
+        yield from self._advance(logits.repeat_interleave(torch.tensor(samples, device=logits.device), 0), first)
 
     def _step(self) -> Iterator[_Sequence]:
         """One more token of every active sequence."""
         if not self.active:
             return
-        device = self.engine.device
-        ids_A = torch.tensor([s.ids[-1] for s in self.active], device=device)
-        position_A = torch.tensor([s.start + len(s.ids) - 1 for s in self.active], device=device)
-        self.cache.plan_decode(position_A)
-        hidden_A_1_D = self.engine.forward(ids_A[:, None], position_A[:, None], self.cache)
-        yield from self._advance(self.engine.logits(hidden_A_1_D[:, -1]), 0)
+        positions = [s.start + len(s.ids) - 1 for s in self.active]
+        hidden_A_D = self.engine.decode([s.ids[-1] for s in self.active], positions, self.cache)
+        yield from self._advance(self.engine.logits(hidden_A_D), 0)
 
     def _advance(self, logits_A_V: torch.Tensor, first: int) -> Iterator[_Sequence]:
         """Draw the next token of the sequences from slot `first` on, and free the slots of those that end."""
         sequences = self.active[first:]
-        device = logits_A_V.device
-        uniforms = np.array([s.uniforms[len(s.ids)] for s in sequences])
-        token_A, logp_A = draw(
-            logits_A_V,
-            self.sampling,
-            torch.from_numpy(uniforms).to(device),
-            forbidden_ids=sorted(self.stop_ids),
-            forbid_B=torch.tensor([len(s.ids) < self.sampling.min_tokens for s in sequences], device=device),
-        )
-        for sequence, token, logp in zip(sequences, token_A.tolist(), logp_A.tolist(), strict=True):
+        uniforms = torch.from_numpy(np.array([s.uniforms[len(s.ids)] for s in sequences])).to(logits_A_V.device)
+        changed_A_V = logits_A_V
+        if self.penalised:
+            histories = [s.history for s in sequences if s.history is not None]
+            changed_A_V = penalised(logits_A_V.float(), self.sampling, histories, self.stopping.end_ids)
+        token_A, logp_A = draw(changed_A_V, self.sampling, uniforms)
+        tokens = token_A.tolist()
+        for sequence, token, logp in zip(sequences, tokens, logp_A.tolist(), strict=True):
             sequence.ids.append(token)
             sequence.logps.append(logp)
-            sequence.ended = token in self.stop_ids
+            sequence.ended = self.stopping.ended(sequence.ids)
+            if sequence.history is not None:
+                sequence.history.add(token)
+        if self.sampling.full_logps:
+            for sequence, logp in zip(sequences, full_logps(logits_A_V, token_A).tolist(), strict=True):
+                sequence.full_logps.append(logp)
         self.progress(len(sequences))
         for slot in range(len(self.active) - 1, first - 1, -1):
             sequence = self.active[slot]
@@ -325,34 +363,19 @@ class _Run:
                 yield sequence
 
     def _new_sequences(self, index: int) -> list[_Sequence]:
-        prompt = np.asarray(self.prompts[index], dtype=np.int64)
+        ids = self.prompts[index]
+        prompt = np.asarray(ids, dtype=np.int64)
+        history = History(self.sampling, ids) if self.penalised else None
         return [
-            _Sequence(index, sample, len(prompt), _uniforms(self.seed, prompt, sample, self.sampling.max_tokens))
+            _Sequence(
+                index,
+                sample,
+                len(ids),
+                _uniforms(self.seed, prompt, sample, self.sampling.max_tokens),
+                None if history is None else history.copy(),
+            )
             for sample in range(self.n)
         ]
-
-
-def cohorts(lengths: Sequence[int], n: int, limits: Limits) -> Iterator[tuple[list[int], int]]:
-    """Groups of prompts that generate over one cache, and how many sequences at a time: the longest prompts first.
-
-    All slots of a cache are as long as its longest sequence, so a few long prompts would leave room for few sequences:
-    where that is half of what the shorter ones allow, these have a cache of their own. Within a group, neighbours are
-    of like length, so that a batch reads little cache that only its longest sequence fills.
-
-    Args:
-        lengths: tokens that a sequence of each prompt may come to.
-        n: sequences per prompt.
-    """
-
-    def slots(index: int) -> int:
-        return max(1, min(limits.max_batch, limits.token_budget // lengths[index]))
-
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    start = 0
-    for at in range(1, len(order) + 1):
-        if at == len(order) or slots(order[at]) >= 2 * slots(order[start]):
-            yield order[start:at], min(slots(order[start]), (at - start) * n)
-            start = at
 
 
 def _uniforms(seed: int, prompt: np.ndarray, sample: int, count: int) -> np.ndarray:

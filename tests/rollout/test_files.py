@@ -1,6 +1,7 @@
 """Generation in chunks: nothing done twice, nothing lost."""
 
 import contextlib
+from dataclasses import replace
 
 from sawyer.data.records import Prompt
 from sawyer.journal import Silent
@@ -40,6 +41,16 @@ def test_an_interrupted_generation_goes_on_where_it_stopped(tmp_path):
     second = Counting()
     assert generate(second, tmp_path / "broken") == whole
     assert second.asked == [["6"]]
+
+
+def test_what_is_read_back_is_what_was_written(tmp_path):
+    class Full(Counting):
+        def generate(self, *args, **kwargs):
+            return [[replace(c, full_logps=(-0.7, -0.1)) for c in own] for own in super().generate(*args, **kwargs)]
+
+    first = generate(Full(), tmp_path)
+    assert first[0][0].full_logps == (-0.7, -0.1)
+    assert generate(Counting(allowed=0), tmp_path) == first
 
 
 def test_a_finished_generation_asks_nothing(tmp_path):

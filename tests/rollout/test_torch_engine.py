@@ -7,8 +7,9 @@ from transformers import MambaConfig, MambaForCausalLM
 
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
+from sawyer.rollout.cohorts import Limits, cohorts
 from sawyer.rollout.protocol import Sampling
-from sawyer.rollout.torch_engine import Limits, TorchEngine, cohorts
+from sawyer.rollout.torch_engine import TorchEngine
 from tests.rollout.decoders import ARCHITECTURES, VOCAB, tiny_model
 
 PROMPTS = [[1, 5, 9, 11, 30], [1, 40, 41], [1, 8, 8, 8, 17, 50, 51, 52, 7, 10, 12, 13], [33]]
@@ -182,7 +183,7 @@ def test_bad_input_is_refused_in_one_sentence(llama, chat):
     with pytest.raises(SawyerError, match="prompt 0 is empty"):
         engine.generate_ids([[]], Sampling())
     with pytest.raises(SawyerError, match="min_tokens 9 is more than max_tokens 8"):
-        engine.generate([Prompt("abc")], Sampling(max_tokens=8, min_tokens=9))
+        engine.generate([Prompt("abc")], Sampling(max_tokens=8).model_copy(update={"min_tokens": 9}))
     with pytest.raises(SawyerError, match="cannot generate with a MambaForCausalLM"):
         TorchEngine(MambaForCausalLM(MambaConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1)), chat)
     assert engine.generate([], Sampling()) == []

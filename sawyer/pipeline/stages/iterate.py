@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sawyer.methods.iterative import PairSettings
 from sawyer.pipeline.stage import Context, Ref, Stage
 from sawyer.pipeline.stages._common import training_needs
-from sawyer.rollout.sampling import Sampling
+from sawyer.rollout.sampling import Sampling, contradiction
 from sawyer.train.settings import OptimizerSettings
 
 
@@ -44,6 +44,15 @@ class Settings(OptimizerSettings):
     """Peak learning rate of each iteration."""
     chat_template: str | None = None
     """Name of a built-in chat template, or Jinja text; the tokenizer's own by default."""
+
+    @model_validator(mode="after")
+    def _sampling_at_its_temperatures(self) -> Settings:
+        for temperature in (*self.temperatures, 1.0):  # 1 is that of the validation
+            if (reason := contradiction(self.sampling.model_copy(update={"temperature": temperature}))) is not None:
+                raise ValueError(
+                    f"with its temperature replaced by {temperature:g}, sampling contradicts itself: {reason}"
+                )
+        return self
 
 
 def run(settings: Settings, context: Context) -> dict[str, Any]:

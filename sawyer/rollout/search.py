@@ -1,0 +1,42 @@
+"""What the search methods need of an engine, and what they make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from sawyer.rollout.kv_cache import KVCache
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One completion, as tokens. The fields are those of `Completion`."""
+
+    ids: tuple[int, ...]
+    logps: tuple[float, ...]
+    finished: bool
+    full_logps: tuple[float, ...] = ()
+
+
+class Decoder(Protocol):
+    """A language model over a key-value cache, whose slots hold one sequence each.
+
+    Legend: A sequences, T tokens, D hidden size, V vocabulary.
+    """
+
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], slots: Sequence[tuple[int, ...]], cache: KVCache
+    ) -> list[torch.Tensor]:
+        """The hidden states `[T, D]` of each prompt; its keys and values go to its slots."""
+        ...
+
+    def decode(self, ids: Sequence[int], positions: Sequence[int], cache: KVCache) -> torch.Tensor:
+        """The hidden states `[A, D]` of one more token of each of the first A slots."""
+        ...
+
+    def logits(self, hidden_A_D: torch.Tensor) -> torch.Tensor:
+        """Logits `[A, V]` of hidden states."""
+        ...
