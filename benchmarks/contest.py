@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks import measure, peers, report, sameness, work
@@ -82,13 +83,14 @@ def run(task: str, chosen: argparse.Namespace) -> dict[str, Any]:
     verdict: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.json")
-        file.write_text(json.dumps(rows))
+        warmed = work.with_warm_up(rows, chosen.batch)
+        file.write_text(json.dumps(warmed))
         job: dict[str, Any] = {
             "task": task,
             "model": chosen.model,
             "precision": chosen.precision,
             "rows": str(file),
-            "limit": len(rows),
+            "limit": len(warmed),
             "batch": chosen.batch,
             "token_budget": chosen.token_budget,
             "learning_rate": 5e-7,
@@ -104,7 +106,7 @@ def run(task: str, chosen: argparse.Namespace) -> dict[str, Any]:
             for name in turns:
                 result = measure.in_own_process({**job, **_who(name)})
                 turns[name].append(result)
-                seconds = sum(result["step_seconds"][1:]) / len(result["step_seconds"][1:])
+                seconds = mean(result["step_seconds"][work.WARM_UP :])
                 _say(turn, chosen, f"{name:10}{seconds:8.2f} s / update {result['peak_memory_mib']:8.0f} MiB")
             if turn == 0:
                 truths = _truths(job, micro_batches) if chosen.precision == "bf16" else {}
@@ -144,8 +146,8 @@ def _checked_sizes(chosen: argparse.Namespace) -> list[int]:
         raise SawyerError(f"--micro-batches takes numbers such as 1,2,4,8, not {chosen.micro_batches!r}") from None
     if any(size < 1 or chosen.batch % size for size in micro_batches):
         raise SawyerError(f"every one of --micro-batches must divide --batch, which is {chosen.batch}")
-    if chosen.rows % chosen.batch or chosen.rows < 2 * chosen.batch:
-        raise SawyerError("--pairs must be a multiple of --batch and at least twice it: the first update is not timed")
+    if chosen.rows % chosen.batch or not chosen.rows:
+        raise SawyerError("--pairs must be a multiple of --batch")
     if chosen.rounds < 1:
         raise SawyerError("--rounds must be at least 1")
     return micro_batches

@@ -1,6 +1,6 @@
 """From the times of every turn to the figures that are reported, and the table that shows them.
 
-The first update of every turn is left out on both sides: it allocates the optimiser's state and warms the caches.
+The first `WARM_UP` updates of every turn are left out on both sides: they allocate and warm the caches.
 Updates differ in size, so an update's time is its median over the rounds, and the time of a contender the mean over its
 updates.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from statistics import mean, median
 from typing import Any
 
-from benchmarks.work import Row, tokens_once, tokens_twice
+from benchmarks.work import WARM_UP, Row, tokens_once, tokens_twice
 
 SAME_BATCH = 8
 
@@ -35,7 +35,7 @@ def figures(turns: dict[str, list[dict[str, Any]]], rows: list[Row], batch: int,
         "speed_ratio_padded": padded / ours["seconds_per_step"],
         "speed_ratio_same_batch": None,
         "memory_ratio": None,
-        "peak_share": mean(turns["sawyer"][0]["step_flops"][1:]) / (ours["seconds_per_step"] * peak),
+        "peak_share": mean(turns["sawyer"][0]["step_flops"][WARM_UP:]) / (ours["seconds_per_step"] * peak),
     }
     same = peers.get(f"trl-{SAME_BATCH}")
     if same is not None:
@@ -45,11 +45,11 @@ def figures(turns: dict[str, list[dict[str, Any]]], rows: list[Row], batch: int,
 
 
 def _contender(name: str, results: list[dict[str, Any]], rows: list[Row], batch: int) -> dict[str, Any]:
-    timed = [result["step_seconds"][1:] for result in results]
+    timed = [result["step_seconds"][WARM_UP:] for result in results]
     seconds = mean(median(times) for times in zip(*timed, strict=True))
     rounds = [mean(times) for times in timed]
     count = tokens_once if name == "sawyer" else tokens_twice
-    tokens = sum(count(row) for row in rows[batch:]) / len(timed[0])
+    tokens = sum(count(row) for row in rows) / len(timed[0])
     references = [result["reference_seconds"] for result in results if result["reference_seconds"] is not None]
     return {
         "seconds_per_step": seconds,

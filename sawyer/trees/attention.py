@@ -3,9 +3,9 @@
 It is an attention implementation registered with transformers, so any decoder works unchanged: the layout of the row
 travels as the keyword argument `tree_layout` from the model's forward to every layer. Three kernels, one meaning:
 
-* `_dense`: each tree's scores as one matrix product. Fastest for the short trees of preference data, and the only one
-  that knows soft-capping. Memory grows with the square of a tree's length.
-* `_sdpa`: each tree through PyTorch's scaled_dot_product_attention with a mask; for long trees.
+* `_dense`: each tree's scores as one matrix product. Fastest for short trees in bfloat16, and the only one that knows
+  soft-capping. Memory grows with the square of a tree's length.
+* `_sdpa`: each tree through PyTorch's scaled_dot_product_attention with a mask; for long trees, and in float32.
 * `_flex`: the whole row through FlexAttention with a block mask; on CUDA.
 
 Shapes: B = 1 row, H query heads, G key heads (H / G query heads share one), T packed tokens, L tokens of one tree,
@@ -27,7 +27,8 @@ from sawyer.trees.tree import Branches, Layout
 
 NAME = "sawyer_tree"
 CALLS = "calls"  # in a layout's cache: how many layers have asked for tree attention since it was last set to 0
-DENSE_UP_TO = 1024  # tokens in a tree; beyond, the scores of one tree outgrow the caches and SDPA wins
+DENSE_UP_TO = {torch.bfloat16: 1024, torch.float16: 1024, torch.float32: 0}
+"""Tokens in a tree up to which plain products beat PyTorch's fused kernel on a CPU; in float32 they never do."""
 
 
 def tree_attention(
@@ -89,7 +90,7 @@ def _by_tree(query, key, value, layout, scale, window, softcap):
     parts = (x.split(lengths, dim=2) for x in (query, key, value))
     outputs = []
     for tree, q, k, v in zip(layout.trees, *parts, strict=True):
-        if tree.length <= DENSE_UP_TO or softcap is not None:
+        if tree.length <= DENSE_UP_TO.get(q.dtype, 0) or softcap is not None:
             outputs.append(_dense(q, k, v, layout, tree, scale, window, softcap))
         else:
             outputs.append(_sdpa(q, k, v, layout, tree, scale, window))

@@ -85,6 +85,12 @@ def test_generated_pairs_have_the_lengths_of_hh_rlhf(tiny_tokenizer):
     assert rows != work.generated_pairs(32, tiny_tokenizer, 512, seed=1)
 
 
+def test_the_largest_batch_warms_up():
+    rows = [{"prompt": [1] * n, "chosen": [3], "rejected": [4]} for n in (1, 2, 9, 8, 3, 1)]
+    warmed = work.with_warm_up(rows, 2)
+    assert [len(row["prompt"]) for row in warmed] == [9, 8, 9, 8, 1, 2, 9, 8, 3, 1]
+
+
 def test_lengths_have_their_mean_whatever_their_number():
     for count in (4, 32, 1000):
         drawn = work.lengths(count, (100, 0.9), 1, 1000, random.Random(0))
@@ -103,11 +109,15 @@ def test_step_flops_of_a_linear_model_by_hand(tiny_policy):
 
 
 def test_ratios_are_against_the_fastest_and_the_same_batch():
-    rows = [{"prompt": [1, 2], "chosen": [3], "rejected": [4]}] * 16
+    rows = [{"prompt": [1, 2], "chosen": [3], "rejected": [4]}] * 8
 
     def turn(seconds, memory):
-        times = [99.0, seconds]
-        return {"step_seconds": times, "peak_memory_mib": memory, "reference_seconds": None, "step_flops": [0.0, 8.0]}
+        return {
+            "step_seconds": [99.0, 50.0, seconds],
+            "peak_memory_mib": memory,
+            "reference_seconds": None,
+            "step_flops": [0.0, 0.0, 8.0],
+        }
 
     turns = {"sawyer": [turn(2.0, 100)], "trl-1": [turn(3.0, 150)], "trl-8": [turn(8.0, 400)]}
     figures = report.figures(turns, rows, batch=8, peak=8.0)
@@ -129,7 +139,7 @@ def test_a_missing_peer_is_one_sentence_and_exit_code_2(monkeypatch, capsys):
 
 def test_sizes_that_do_not_divide_are_refused(capsys):
     assert contest.main("dpo", ["--batch", "8", "--micro-batches", "3"]) == 2
-    assert contest.main("dpo", ["--batch", "8", "--pairs", "8"]) == 2
+    assert contest.main("dpo", ["--batch", "8", "--pairs", "12"]) == 2
     assert "Traceback" not in capsys.readouterr().err
 
 

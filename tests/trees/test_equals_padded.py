@@ -37,7 +37,7 @@ def gradients_equal(ours: torch.nn.Module, reference: torch.nn.Module) -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("arch", [*ISSUE, *MORE])
 def test_logprobs_and_all_gradients_equal_the_padded_reference(arch, kernel, decoder, grow, monkeypatch):
-    monkeypatch.setattr(attention, "DENSE_UP_TO", KERNELS[kernel])
+    monkeypatch.setattr(attention, "DENSE_UP_TO", {torch.float32: KERNELS[kernel]})
     model = decoder(arch)
     reference = eager(model)
     trees = grow([(9, 7), (3, 14, 5), (12, 1, 8, 2, 3)])  # K = 1, 2, 4 in one row
@@ -83,7 +83,7 @@ def test_dpo_loss_equals_the_padded_reference(arch, decoder, grow):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("arch", [*ISSUE, "qwen3", "gpt_neox", "stablelm", "phi"])
 def test_reward_loss_equals_the_padded_reference(arch, kernel, decoder, grow, monkeypatch):
-    monkeypatch.setattr(attention, "DENSE_UP_TO", KERNELS[kernel])
+    monkeypatch.setattr(attention, "DENSE_UP_TO", {torch.float32: KERNELS[kernel]})
     model = decoder(arch, reward=True)
     reference = eager(model)
     trees = grow(PAIRS)

@@ -34,7 +34,7 @@ def other(ids):
 @pytest.mark.parametrize("kernel", [1024, 0])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_rejected_cannot_see_chosen_nor_chosen_rejected(arch, kernel, decoder, grow, monkeypatch):
-    monkeypatch.setattr(attention, "DENSE_UP_TO", kernel)
+    monkeypatch.setattr(attention, "DENSE_UP_TO", {torch.float32: kernel})
     model, trees = decoder(arch), grow(LENGTHS)
     before = hidden(model, trees)
     prompt, chosen, rejected = spans(trees, 1)
@@ -50,7 +50,7 @@ def test_rejected_cannot_see_chosen_nor_chosen_rejected(arch, kernel, decoder, g
 @pytest.mark.parametrize("kernel", [1024, 0])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_trees_cannot_see_each_other(arch, kernel, decoder, grow, monkeypatch):
-    monkeypatch.setattr(attention, "DENSE_UP_TO", kernel)
+    monkeypatch.setattr(attention, "DENSE_UP_TO", {torch.float32: kernel})
     model, trees = decoder(arch), grow(LENGTHS)
     before = hidden(model, trees)
     tree = trees[1]

@@ -1,0 +1,162 @@
+"""Contenders of `benchmarks.rollout`: Sawyer's torch engine, `generate()` of transformers, CTranslate2 in int8.
+
+Each gets the same prompt ids. A first, short generation over the same batch is not timed: it allocates what is
+allocated once and compiles what is compiled once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sawyer.errors import SawyerError
+
+WARM_UP_TOKENS = 4
+Generate = Callable[[int, int], list[list[int]]]
+"""From the least and most new tokens to the completions, n of each prompt, the end token included."""
+
+
+def require(peer: str) -> None:
+    """Raise SawyerError unless `peer` is one we can measure against and is installed."""
+    if peer not in ("hf", "ctranslate2"):
+        raise SawyerError(f"there is no peer called {peer!r}: choose hf or ctranslate2")
+    if peer == "ctranslate2" and importlib.util.find_spec("ctranslate2") is None:
+        raise SawyerError("CTranslate2 is not installed: pip install ctranslate2")
+
+
+def run(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Generate as `job` says: `seconds` and `tokens` of each repeat, `completions` of the last, and memory.
+
+    `memory_bytes` is what the process took from before the model was loaded to its highest point while generating;
+    `needed_bytes` what weights and keys and values of all sequences come to.
+    """
+    before = _status("VmRSS")
+    generate, model = _CONTENDERS[job["contender"]](job, prompts)
+    generate(WARM_UP_TOKENS, WARM_UP_TOKENS)
+    _reset_peak()
+    seconds, tokens, completions = [], [], []
+    for _ in range(job["repeats"]):
+        began = time.perf_counter()
+        completions = generate(job["min_tokens"], job["max_tokens"])
+        seconds.append(time.perf_counter() - began)
+        tokens.append(sum(map(len, completions)))
+    result: dict[str, Any] = {"seconds": seconds, "tokens": tokens, "completions": completions}
+    if model is not None:
+        result["memory_bytes"] = _status("VmHWM") - before
+        result["needed_bytes"] = _needed_bytes(model, prompts, job)
+        result["flops"] = flops(model, prompts, completions, job["n"])
+    return result
+
+
+def flops(
+    model: torch.nn.Module, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], n: int
+) -> float:
+    """Floating-point operations of the matrix products of a generation: each prompt once, each new token but the last
+    once, the output embedding once a new token. Attention is left out."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    body = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
+    new = sum(map(len, completions))
+    through = sum(map(len, prompts)) + new - n * len(prompts)
+    return 2.0 * (body * through + head.weight.numel() * new)
+
+
+def _sawyer(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> tuple[Generate, Any]:
+    from sawyer.data.chat import ChatFormat
+    from sawyer.models.load import load_policy, load_tokenizer
+    from sawyer.models.precision import DTYPES
+    from sawyer.rollout.sampling import Sampling
+    from sawyer.rollout.torch_engine import TorchEngine
+
+    model = load_policy(job["model"], dtype=DTYPES[job["precision"]])
+    engine = TorchEngine(model, ChatFormat(load_tokenizer(job["model"])), share=True)
+
+    def generate(least: int, most: int) -> list[list[int]]:
+        sampling = Sampling(temperature=job["temperature"], min_tokens=least, max_tokens=most)
+        drawn = engine.generate_ids(prompts, sampling, job["n"], seed=job["seed"])
+        return [list(completion.ids) for own in drawn for completion in own]
+
+    return generate, model
+
+
+def _hf(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> tuple[Generate, Any]:
+    from sawyer.models.load import load_policy, load_tokenizer
+    from sawyer.models.precision import DTYPES
+
+    model = load_policy(job["model"], dtype=DTYPES[job["precision"]]).eval()
+    tokenizer = load_tokenizer(job["model"])
+    end, width = tokenizer.eos_token_id, max(map(len, prompts))
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(own)) + list(own) for own in prompts])
+    mask = torch.tensor([[0] * (width - len(own)) + [1] * len(own) for own in prompts])
+    torch.manual_seed(job["seed"])
+
+    @torch.inference_mode()
+    def generate(least: int, most: int) -> list[list[int]]:
+        draw = dict(do_sample=True, temperature=job["temperature"], top_k=0, top_p=1.0, num_return_sequences=job["n"])
+        out = model.generate(
+            ids, attention_mask=mask, min_new_tokens=least, max_new_tokens=most, eos_token_id=end,
+            pad_token_id=tokenizer.pad_token_id, **(draw if job["temperature"] else {"do_sample": False}),
+        )  # fmt: skip
+        return [_until(row, end) for row in out[:, width:].tolist()]
+
+    return generate, model
+
+
+def _ctranslate2(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> tuple[Generate, Any]:
+    import ctranslate2
+    from ctranslate2.converters import TransformersConverter
+
+    from sawyer.models.load import load_tokenizer, resolve
+
+    tokenizer = load_tokenizer(job["model"])
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "model")
+        TransformersConverter(resolve(job["model"])).convert(str(target), quantization="int8")
+        generator = ctranslate2.Generator(str(target), device="cpu", intra_threads=job["threads"], inter_threads=1)
+    pieces = [tokenizer.convert_ids_to_tokens(list(own)) for own in prompts for _ in range(job["n"])]
+
+    def generate(least: int, most: int) -> list[list[int]]:
+        out = generator.generate_batch(
+            pieces, max_length=most, min_length=least, include_prompt_in_result=False, end_token=tokenizer.eos_token,
+            max_batch_size=job["batch"], return_end_token=True,
+            **(dict(sampling_topk=0, sampling_temperature=job["temperature"]) if job["temperature"] else {}),
+        )  # fmt: skip
+        return [result.sequences_ids[0] for result in out]
+
+    return generate, None
+
+
+_CONTENDERS = {"sawyer": _sawyer, "hf": _hf, "ctranslate2": _ctranslate2}
+
+
+def _until(ids: list[int], end: int) -> list[int]:
+    return ids[: ids.index(end) + 1] if end in ids else ids
+
+
+def _needed_bytes(model: Any, prompts: Sequence[Sequence[int]], job: dict[str, Any]) -> int:
+    config, weight = model.config, next(model.parameters())
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    a_token = 2 * config.num_hidden_layers * config.num_key_value_heads * size * weight.element_size()
+    tokens = sum(len(own) + job["max_tokens"] for own in prompts) * job["n"]
+    return sum(p.numel() * p.element_size() for p in model.parameters()) + a_token * tokens
+
+
+def _status(field: str) -> int:
+    """Bytes that Linux says of this process; elsewhere its highest memory so far."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith(field))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _reset_peak() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
