@@ -16,7 +16,7 @@ class Counting:
         self.asked: list[list[str]] = []
         self.allowed = allowed
 
-    def generate(self, prompts, sampling, n=1, *, seed=0, progress=None):
+    def generate(self, prompts, sampling, n=1, *, seed=0, progress=None, keep_failed=False):
         if len(self.asked) == self.allowed:
             raise KeyboardInterrupt
         self.asked.append([prompt.text for prompt in prompts])
@@ -40,6 +40,13 @@ def test_an_interrupted_generation_goes_on_where_it_stopped(tmp_path):
     second = Counting()
     assert generate(second, tmp_path / "broken") == whole
     assert second.asked == [["6"]]
+
+
+def test_a_completion_survives_its_row():
+    for completion in (Completion((1, 2), (-0.5, -1.0), "ab", True), Completion.failed("the prompt is empty")):
+        row = completion.row()
+        assert Completion.from_row(row) == completion
+        assert ("error" in row) == (completion.error is not None)
 
 
 def test_a_finished_generation_asks_nothing(tmp_path):
