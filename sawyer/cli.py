@@ -12,11 +12,12 @@ import typer
 
 from sawyer import __version__
 from sawyer.errors import SawyerError
+from sawyer.options import with_settings
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, INCOMPLETE, INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(
     name="sawyer",
@@ -109,6 +110,78 @@ def run(
         import webbrowser
 
         webbrowser.open(report.resolve().as_uri())
+
+
+@app.command(
+    short_help="Write completions of the prompts in a file.",
+    cls=with_settings(
+        "sawyer.rollout.sampling:Sampling", "sawyer.rollout.api_settings:ApiSettings", leave_out=["endpoint"]
+    ),
+)
+def generate(
+    context: typer.Context,
+    model: Annotated[str, typer.Option(help="Folder, .gguf file, hub name or smollm2; with --endpoint a remote name.")],
+    prompts: Annotated[Path, typer.Option(metavar="FILE", help="Prompts: .txt (one a line), .jsonl, .json, .parquet.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write: .jsonl or .parquet.")],
+    n: Annotated[int, typer.Option("--n", help="Completions of each prompt.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same completions.")] = 0,
+    system: Annotated[str | None, typer.Option(help="A system turn for the prompts that have none.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")] = False,
+    as_json: AsJson = False,
+    precision: Annotated[str | None, typer.Option(metavar="fp32|bf16", help="Of a local model. Default: fp32.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Local model: sequences at a time. Default: 64.")] = None,
+    chat_template: Annotated[str | None, typer.Option(help="Local model: template, by name or as Jinja text.")] = None,
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Ask a remote model at this base URL.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Remote model: folder of answers not to ask for again.")] = None,
+) -> None:
+    """Write completions of the prompts in a file; run it again to continue what was interrupted.
+
+    Prompts that cannot be answered are reported, the others are kept, and the exit code is 3.
+
+    Example: sawyer generate --model smollm2 --prompts questions.txt --n 4 --out answers.jsonl
+
+    Example: sawyer generate --model runs/quickstart/sft --prompts test.parquet --temperature 0 --out answers.parquet
+
+    Example: sawyer generate --endpoint http://localhost:8000/v1 --model qwen3-8b --prompts questions.jsonl
+    --out answers.jsonl --concurrency 32 --vendor-options --top-k 20
+    """
+    from sawyer.apps import generate as work
+    from sawyer.numerics import prepare
+    from sawyer.options import flag, given, settings_from
+    from sawyer.rollout.api_settings import ApiSettings
+    from sawyer.rollout.sampling import Sampling
+
+    remote = given(context, ApiSettings)
+    if endpoint is None and remote:
+        raise SawyerError(f"{flag(next(iter(remote)))} is for remote models; give --endpoint too, or drop it")
+    api = None if endpoint is None else settings_from(ApiSettings, {**remote, "endpoint": endpoint})
+    if api is None:
+        prepare()
+    request = work.Request(
+        model=model,
+        prompts=prompts,
+        out=out,
+        n=n,
+        seed=seed,
+        sampling=settings_from(Sampling, given(context, Sampling)),
+        system=system,
+        overwrite=overwrite,
+        precision=precision,
+        batch=batch,
+        chat_template=chat_template,
+        api=api,
+        cache=cache,
+    )
+    try:
+        summary = work.generate(request)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to continue where it stopped", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    for line in work.failure_lines(summary["failed"]):
+        print(line, file=sys.stderr)
+    print(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else work.summary_line(summary))
+    if summary["failed"]:
+        raise typer.Exit(INCOMPLETE)
 
 
 @app.command(short_help="List the recipes that come with Sawyer.")

@@ -132,7 +132,7 @@ def test_version_and_wrong_usage(command):
     assert command("rn", "toy")[0] == 2
 
 
-@pytest.mark.parametrize("verb", [[], ["run"], ["recipes"], ["show"]])
+@pytest.mark.parametrize("verb", [[], ["run"], ["generate"], ["recipes"], ["show"]])
 def test_every_help_has_an_example(command, verb):
     code, out, _ = command(*verb, "--help")
     assert code == 0

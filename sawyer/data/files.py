@@ -117,7 +117,7 @@ def convert_rows(
     max_bad: float = 0.05,
 ) -> tuple[list[Record], LoadReport]:
     """Make records of raw rows; `name` is what errors and the report call the file (or the set on the hub)."""
-    outcomes = [_outcome(row, convert) for row in rows]
+    outcomes = [record_or_problem(row, convert) for row in rows]
     kinds = Counter(type(outcome) for outcome in outcomes if not isinstance(outcome, str))
     kind = kind or (kinds.most_common(1)[0][0] if kinds else None)
     records: list[Record] = []
@@ -144,7 +144,7 @@ def convert_rows(
     return records, report
 
 
-def _outcome(row: RawRow, convert: Callable[[Mapping[str, Any]], Record]) -> Record | str:
+def record_or_problem(row: RawRow, convert: Callable[[Mapping[str, Any]], Record]) -> Record | str:
     """The record of a row, or why there is none."""
     if row.problem is not None:
         return row.problem
@@ -165,14 +165,26 @@ def raw_rows(path: str | Path) -> list[RawRow]:
         SawyerError: the file is missing, empty, cut off in the middle, or of no known type.
     """
     path = Path(path)
-    suffix = _suffix(path)
+    if suffix_of(path) == ".parquet":
+        return _parquet_rows(path)
+    data = read_bytes(path)
+    if not data.strip():
+        raise SawyerError(f"{path} is empty; give a file with at least one record")
+    # Many a `.json` on the hub is JSONL, and a list starts with a bracket, which no row does.
+    return _json_rows(path, data) if data.lstrip()[:1] == b"[" else _jsonl_rows(path, data)
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a file holds, unpacked if it is gzipped, without a byte order mark.
+
+    Raises:
+        SawyerError: the file is missing, a folder, cut off or not readable.
+    """
     if path.is_dir():
         raise SawyerError(f"{path} is a folder; give one of the files in it")
     try:
-        if suffix == ".parquet":
-            return _parquet_rows(path)
         data = path.read_bytes()
-        if suffix.endswith(".gz") and data:
+        if path.name.endswith(".gz") and data:
             data = gzip.decompress(data)
     except FileNotFoundError:
         raise SawyerError(f"there is no file {path}; check the path") from None
@@ -182,24 +194,24 @@ def raw_rows(path: str | Path) -> list[RawRow]:
         ) from None
     except OSError as error:
         raise SawyerError(f"{path} cannot be read: {error.strerror or error}") from None
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    if not data.strip():
-        raise SawyerError(f"{path} is empty; give a file with at least one record")
-    # Many a `.json` on the hub is JSONL, and a list starts with a bracket, which no row does.
-    return _json_rows(path, data) if data.lstrip()[:1] == b"[" else _jsonl_rows(path, data)
+    return data.removeprefix(b"\xef\xbb\xbf")
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> None:
-    """Write records as the suffix says, atomically: another process sees the old file or the whole new one.
+    """Write records as the suffix says. See `write_rows`."""
+    write_rows(path, [record.row() for record in records])
+
+
+def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as the suffix says, atomically: another process sees the old file or the whole new one.
 
     In parquet `info` is a column of JSON text, so that rows whose `info` differ in shape go into one table.
 
     Raises:
-        SawyerError: no records, unknown suffix, or the disk refuses (full, read-only); nothing is left half-written.
+        SawyerError: no rows, unknown suffix, or the disk refuses (full, read-only); nothing is left half-written.
     """
     path = Path(path)
-    suffix = _suffix(path)
-    rows = [record.row() for record in records]
+    suffix = suffix_of(path)
     if not rows:
         raise SawyerError(f"there are no records to write to {path}; check what the step before it kept")
     temporary: str | None = None
@@ -207,7 +219,7 @@ def write_records(path: str | Path, records: Iterable[Record]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
         with os.fdopen(descriptor, "wb") as file:
-            _write_rows(file, rows, suffix)
+            _write(file, rows, suffix)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
@@ -224,7 +236,7 @@ def write_records(path: str | Path, records: Iterable[Record]) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
-def _write_rows(file: Any, rows: list[dict[str, Any]], suffix: str) -> None:
+def _write(file: Any, rows: Sequence[Mapping[str, Any]], suffix: str) -> None:
     if suffix == ".parquet":
         import pyarrow
         import pyarrow.parquet
@@ -240,7 +252,7 @@ def _write_rows(file: Any, rows: list[dict[str, Any]], suffix: str) -> None:
     if suffix.startswith(".jsonl"):
         text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     else:
-        text = json.dumps(rows, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+        text = json.dumps(list(rows), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     data = text.encode("utf-8")
     file.write(gzip.compress(data, mtime=0) if suffix.endswith(".gz") else data)
 
@@ -280,8 +292,12 @@ def _json_rows(path: Path, data: bytes) -> list[RawRow]:
 
 
 def _parquet_rows(path: Path) -> list[RawRow]:
+    if path.is_dir():
+        raise SawyerError(f"{path} is a folder; give one of the files in it")
     if not path.exists():
-        raise FileNotFoundError(path)
+        raise SawyerError(f"there is no file {path}; check the path")
+    if not os.access(path, os.R_OK):
+        raise SawyerError(f"{path} cannot be read: permission denied")
     if path.stat().st_size == 0:
         raise SawyerError(f"{path} is empty; give a file with at least one record")
     import pyarrow
@@ -320,7 +336,12 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
+    """Which of `SUFFIXES` a file's name ends with.
+
+    Raises:
+        SawyerError: none.
+    """
     for suffix in sorted(SUFFIXES, key=len, reverse=True):
         if path.name.endswith(suffix):
             return suffix

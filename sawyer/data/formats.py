@@ -147,7 +147,7 @@ def from_alpaca(row: Row) -> Record:
 
 def from_sharegpt(row: Row) -> Record:
     """`from` and `value` are the role and content of a turn; `system` may stand beside the conversation."""
-    messages = _messages(row["conversations"])
+    messages = turns_of(row["conversations"])
     system = row.get("system")
     if isinstance(system, str) and system.strip() and messages and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
@@ -156,7 +156,7 @@ def from_sharegpt(row: Row) -> Record:
 
 def from_messages(row: Row) -> Record:
     """OpenAI's turns; a row that is one user turn (and a system turn) is a prompt."""
-    return _conversational(_messages(row["messages"]), row)
+    return _conversational(turns_of(row["messages"]), row)
 
 
 def from_trl(row: Row) -> Record:
@@ -165,7 +165,7 @@ def from_trl(row: Row) -> Record:
         if _has(row, "chosen", "rejected"):
             return _implicit_prompt(row)
         return from_row(row)
-    prompt = _messages(row["prompt"]) if not isinstance(row["prompt"], str) else [user(row["prompt"])]
+    prompt = turns_of(row["prompt"]) if not isinstance(row["prompt"], str) else [user(row["prompt"])]
     check_alternation(prompt)
     if _has(row, "chosen", "rejected"):
         if all(_is_turns(row[side]) and len(row[side]) > 1 for side in ("chosen", "rejected")):
@@ -223,7 +223,7 @@ def _implicit_prompt(row: Row) -> Comparison:
         if not prompt:
             raise SawyerError("`chosen` and `rejected` share no prompt, and the row has none")
         return _comparison([user(prompt)], chosen[shared:], rejected[shared:], row)
-    better, worse = _messages(chosen), _messages(rejected)
+    better, worse = turns_of(chosen), turns_of(rejected)
     if not (better and worse):
         raise SawyerError("`chosen` or `rejected` has no turns")
     if better[:-1] != worse[:-1] or better[-1]["role"] != "assistant" or worse[-1]["role"] != "assistant":
@@ -274,7 +274,7 @@ def _completion(value: Any) -> str:
     """The text of an answer written as text, as one turn, or as a list with one turn."""
     if isinstance(value, str):
         return value
-    turns = _messages([value] if isinstance(value, Mapping) else value)
+    turns = turns_of([value] if isinstance(value, Mapping) else value)
     if len(turns) != 1 or turns[0]["role"] != "assistant":
         raise SawyerError("an answer is neither text nor one turn of the assistant")
     return turns[0]["content"]
@@ -284,7 +284,7 @@ def _is_turns(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def _messages(turns: Any) -> list[Message]:
+def turns_of(turns: Any) -> list[Message]:
     """Turns in OpenAI's or ShareGPT's words; roles are renamed, parts of a content are joined, other keys ignored."""
     if not _is_turns(turns):
         raise SawyerError("the turns are not a list")

@@ -24,7 +24,7 @@ class Choice:
 
     Attributes:
         completions: in the order in which they were drawn.
-        scores: one a completion.
+        scores: one a completion; not a number for one that could not be had.
         best: the index of the highest score, the first of equals. A score that is not a number is never the best,
             unless all are.
     """
@@ -51,6 +51,7 @@ def best_of(
     *,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    keep_failed: bool = False,
 ) -> list[Choice]:
     """`n` candidates of each prompt, scored by the feedback, in the order of the prompts.
 
@@ -59,9 +60,15 @@ def best_of(
     """
     if n > 1 and sampling.temperature == 0 and sampling.num_beams == 1:
         raise SawyerError(f"best of {n} with temperature 0 compares equal completions: set a temperature above 0")
-    drawn = engine.generate(prompts, sampling, n, seed=seed, progress=progress)
-    scores = feedback.score(prompts, [[completion.text for completion in own] for own in drawn])
-    return [Choice(tuple(own), tuple(of_own)) for own, of_own in zip(drawn, scores, strict=True)]
+    drawn = engine.generate(prompts, sampling, n, seed=seed, progress=progress, keep_failed=keep_failed)
+    had = [[completion.text for completion in own if completion.error is None] for own in drawn]
+    judged = [i for i, own in enumerate(had) if own]
+    found = feedback.score([prompts[i] for i in judged], [had[i] for i in judged]) if judged else []
+    of_prompt = {i: iter(scores) for i, scores in zip(judged, found, strict=True)}
+    return [
+        Choice(tuple(own), tuple(math.nan if one.error is not None else next(of_prompt[i]) for one in own))
+        for i, own in enumerate(drawn)
+    ]
 
 
 class BestOfEngine:
@@ -89,12 +96,16 @@ class BestOfEngine:
         *,
         seed: int = 0,
         progress: Callable[[int], None] | None = None,
+        keep_failed: bool = False,
     ) -> list[list[Completion]]:
         """See `Engine.generate`; `progress` counts the tokens of all candidates."""
         if n < 1:
             raise SawyerError(f"n is {n}: ask for at least one completion per prompt")
         count = self.candidates
-        choices = best_of(self.engine, self.feedback, prompts, sampling, n * count, seed=seed, progress=progress)
+        choices = best_of(
+            self.engine, self.feedback, prompts, sampling, n * count,
+            seed=seed, progress=progress, keep_failed=keep_failed,
+        )  # fmt: skip
         return [
             [
                 Choice(c.completions[at : at + count], c.scores[at : at + count]).completion

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from sawyer.atomic import write_atomically
@@ -27,6 +26,7 @@ def generate_resumably(
     journal: Journal,
     title: str,
     chunk: int = CHUNK,
+    keep_failed: bool = False,
 ) -> list[list[Completion]]:
     """`n` completions of each prompt; chunks of prompts already in `folder` are read instead of generated again.
 
@@ -35,7 +35,7 @@ def generate_resumably(
             anew for each chunk, so small ones are slow.
 
     What shares a chunk does not depend on when the work was interrupted, so an interrupted and continued generation
-    equals an uninterrupted one to the bit, in bf16 too.
+    equals an uninterrupted one to the bit, in bf16 too. `keep_failed` is that of `Engine.generate`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done: list[list[Completion]] = []
@@ -44,7 +44,7 @@ def generate_resumably(
         file = folder / f"{start:08d}.json"
         if not file.exists():
             break
-        done.extend([[_completion(row) for row in rows] for rows in json.loads(file.read_text())])
+        done.extend([[Completion.from_row(row) for row in rows] for rows in json.loads(file.read_text())])
     total = len(prompts) * n
     with journal.progress(total, title, unit="completion", start=len(done) * n) as bar:
         began, tokens = time.perf_counter(), 0
@@ -55,14 +55,11 @@ def generate_resumably(
             bar.advance(0, tokens_per_second=tokens / (time.perf_counter() - began))
 
         for start in range(len(done), len(prompts), stride):
-            part = engine.generate(prompts[start : start + stride], sampling, n, seed=seed, progress=count)
+            part = engine.generate(
+                prompts[start : start + stride], sampling, n, seed=seed, progress=count, keep_failed=keep_failed
+            )
             done.extend(part)
-            rows = [[asdict(completion) for completion in completions] for completions in part]
+            rows = [[completion.row() for completion in completions] for completions in part]
             write_atomically(folder / f"{start:08d}.json", json.dumps(rows))
             bar.advance(sum(len(completions) for completions in part))
     return done
-
-
-def _completion(row: dict) -> Completion:
-    full_logps = tuple(row.get("full_logps", ()))
-    return Completion(tuple(row["ids"]), tuple(row["logps"]), row["text"], row["finished"], full_logps=full_logps)

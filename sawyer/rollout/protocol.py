@@ -1,32 +1,37 @@
-"""What generates: the `Engine` protocol, and a completion with its exact log-probs."""
+"""What generates: the `Engine` protocol, and a completion with its exact log-probs. No torch is imported for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
-
-import torch
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sawyer.data.records import Prompt
 from sawyer.rollout.sampling import Sampling
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Completion", "Engine", "Sampling"]
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled completion.
+    """One sampled completion, or why there is none.
 
     Attributes:
         ids: the sampled tokens, with the end token, stop token or last token of the stop string if it is `finished`.
+            Empty where the engine does not see tokens: an API answers in text.
         logps: log-prob of each token under the distribution it was drawn from, same length as `ids`; 0 where nothing
-            was drawn: greedy, beam and contrastive search.
+            was drawn: greedy, beam and contrastive search. Of an engine that does not see tokens, whatever its own
+            docstring says.
         text: the decoded text without special tokens, cut before a stop token or stop string.
         finished: whether it ended by itself, with an end token, stop token or stop string; False when it was cut at
             `max_tokens`.
         full_logps: log-prob of each token under the model's own distribution, softmax(logits) without temperature,
             penalties or filters; empty unless `Sampling.full_logps` asks for it.
+        error: None; or, only where a caller asked for `keep_failed`, the sentence why this completion does not exist.
+            The other fields are empty then.
     """
 
     ids: tuple[int, ...]
@@ -34,6 +39,23 @@ class Completion:
     text: str
     finished: bool
     full_logps: tuple[float, ...] = ()
+    error: str | None = None
+
+    @classmethod
+    def failed(cls, error: str) -> Completion:
+        """A completion that could not be had."""
+        return cls((), (), "", False, error=error)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Completion:
+        """The completion that `row` wrote."""
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
+        return cls(**values)
+
+    def row(self) -> dict[str, Any]:
+        """As a JSON object; what is at its default (`error`) is left out."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 class Engine(Protocol):
@@ -47,10 +69,19 @@ class Engine(Protocol):
         *,
         seed: int = 0,
         progress: Callable[[int], None] | None = None,
+        keep_failed: bool = False,
     ) -> list[list[Completion]]:
         """`n` completions of each prompt. A completion depends on the seed, its prompt and its sample number.
 
         `progress` is called with the number of newly generated tokens.
+
+        A prompt that cannot be answered (empty, longer than the context, refused by an endpoint) is an error that stops
+        everything, because training on what is missing would go unnoticed. With `keep_failed` the others are answered
+        all the same, and `Completion.error` says of each missing completion why: the caller has to look at it. What
+        concerns every prompt (contradictory settings, an endpoint that is down) is an error either way.
+
+        Raises:
+            SawyerError: see above; it names the prompt by its index.
         """
         ...
 

@@ -131,21 +131,54 @@ class TorchEngine:
         *,
         seed: int = 0,
         progress: Callable[[int], None] | None = None,
+        keep_failed: bool = False,
     ) -> list[list[Completion]]:
         """`n` completions of each prompt, in order. See `Engine.generate`.
 
         Raises:
-            SawyerError: n is not positive, the sampling settings contradict each other, a prompt is empty or leaves no
-                room for `max_tokens` in the model's context (the message names its index).
+            SawyerError: n is not positive or the sampling settings contradict each other; without `keep_failed` also: a
+                prompt is empty, is refused by the chat template, or leaves no room for `max_tokens` in the model's
+                context (the message names its index).
         """
+        self.generate_ids([], sampling, n)  # n and settings are checked before any prompt is
+        empty = next((index for index, prompt in enumerate(prompts) if not prompt.text.strip()), None)
+        if empty is not None and not keep_failed:
+            raise SawyerError(f"prompt {empty} is empty")
+        asked: list[list[int]] = []
+        problems: list[str | None] = []
         for index, prompt in enumerate(prompts):
-            if not prompt.text.strip():
-                raise SawyerError(f"prompt {index} is empty")
-        drawn = self.generate_ids([self.chat.prompt_ids(p.prompt) for p in prompts], sampling, n, seed, progress)
+            ids, problem = self._read(prompt, sampling)
+            if problem is not None and not keep_failed:
+                raise SawyerError(f"prompt {index} {problem}")
+            problems.append(problem)
+            if problem is None:
+                asked.append(ids)
+        drawn = iter(self.generate_ids(asked, sampling, n, seed, progress))
         text = Stopping(sampling, self.chat).text
         return [
-            [Completion(d.ids, d.logps, text(d.ids), d.finished, full_logps=d.full_logps) for d in own] for own in drawn
+            [Completion(d.ids, d.logps, text(d.ids), d.finished, full_logps=d.full_logps) for d in next(drawn)]
+            if problem is None
+            else [Completion.failed(f"the prompt {problem}")] * n
+            for problem in problems
         ]
+
+    def _read(self, prompt: Prompt, sampling: Sampling) -> tuple[list[int], str | None]:
+        """A prompt's tokens, and what is wrong with it, to follow the words "the prompt"."""
+        if not prompt.text.strip():
+            return [], "is empty"
+        try:
+            ids = self.chat.prompt_ids(prompt.prompt)
+        except SawyerError as error:
+            return [], f"cannot be written: {error}"
+        return ids, self._too_long(ids, sampling)
+
+    def _too_long(self, ids: Sequence[int], sampling: Sampling) -> str | None:
+        if self._context is None or len(ids) + sampling.max_tokens <= self._context:
+            return None
+        return (
+            f"has {len(ids)} tokens, which with max_tokens {sampling.max_tokens} exceeds the model's context of "
+            f"{self._context}: shorten it or lower max_tokens"
+        )
 
     def generate_ids(
         self,
@@ -163,11 +196,9 @@ class TorchEngine:
         for index, ids in enumerate(prompts):
             if not len(ids):
                 raise SawyerError(f"prompt {index} is empty")
-            if self._context is not None and len(ids) + sampling.max_tokens > self._context:
-                raise SawyerError(
-                    f"prompt {index} has {len(ids)} tokens, which with max_tokens {sampling.max_tokens} exceeds the "
-                    f"model's context of {self._context}: shorten it or lower max_tokens"
-                )
+            problem = self._too_long(ids, sampling)
+            if problem is not None:
+                raise SawyerError(f"prompt {index} {problem}")
         if not prompts:
             return []
         with self._ready():

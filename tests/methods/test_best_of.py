@@ -16,7 +16,7 @@ PROMPTS = [Prompt("a"), Prompt("bb")]
 class Numbered:
     """Answers with the prompt and the sample's number."""
 
-    def generate(self, prompts, sampling, n=1, *, seed=0, progress=None):
+    def generate(self, prompts, sampling, n=1, *, seed=0, progress=None, keep_failed=False):
         return [[Completion((k,), (-1.0,), f"{p.text}{k}", True) for k in range(n)] for p in prompts]
 
     def load(self, weights):
@@ -62,3 +62,16 @@ def test_equal_candidates_are_refused():
         BestOfEngine(Numbered(), Table([0]), 0)
     with pytest.raises(SawyerError, match="n is 0"):
         BestOfEngine(Numbered(), Table([0]), 2).generate(PROMPTS, Sampling(), 0)
+
+
+def test_what_could_not_be_had_is_not_chosen():
+    class Failing(Numbered):
+        def generate(self, prompts, *args, **kwargs):
+            first, *rest = super().generate(prompts, *args, **kwargs)
+            return [[Completion.failed("no"), *first[1:]], *([Completion.failed("no")] * len(own) for own in rest)]
+
+    some, none = best_of(Failing(), Table([9.0, 1.0, 2.0]), PROMPTS, Sampling(), 3, keep_failed=True)
+    assert math.isnan(some.scores[0])
+    assert some.completion.text == "a2"
+    assert all(map(math.isnan, none.scores))
+    assert none.completion.error == "no"

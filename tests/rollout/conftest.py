@@ -1,7 +1,10 @@
+from typing import Any
+
 import pytest
 import torch
 
 from sawyer.data.chat import ChatFormat
+from tests.rollout.chat_server import KEY, ChatServer
 from tests.rollout.decoders import tiny_chat, tiny_model
 
 
@@ -13,3 +16,20 @@ def chat() -> ChatFormat:
 @pytest.fixture(scope="session")
 def llama() -> torch.nn.Module:
     return tiny_model("Llama")
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """`serve(answer, delay)`: a running chat server, stopped at the end; the key it wants is in the environment."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    servers: list[ChatServer] = []
+
+    def start(*arguments: Any, **options: Any) -> ChatServer:
+        servers.append(ChatServer(*arguments, **options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()

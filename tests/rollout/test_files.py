@@ -17,7 +17,7 @@ class Counting:
         self.asked: list[list[str]] = []
         self.allowed = allowed
 
-    def generate(self, prompts, sampling, n=1, *, seed=0, progress=None):
+    def generate(self, prompts, sampling, n=1, *, seed=0, progress=None, keep_failed=False):
         if len(self.asked) == self.allowed:
             raise KeyboardInterrupt
         self.asked.append([prompt.text for prompt in prompts])
@@ -51,6 +51,13 @@ def test_what_is_read_back_is_what_was_written(tmp_path):
     first = generate(Full(), tmp_path)
     assert first[0][0].full_logps == (-0.7, -0.1)
     assert generate(Counting(allowed=0), tmp_path) == first
+
+
+def test_a_completion_survives_its_row():
+    for completion in (Completion((1, 2), (-0.5, -1.0), "ab", True), Completion.failed("the prompt is empty")):
+        row = completion.row()
+        assert Completion.from_row(row) == completion
+        assert ("error" in row) == (completion.error is not None)
 
 
 def test_a_finished_generation_asks_nothing(tmp_path):

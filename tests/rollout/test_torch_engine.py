@@ -172,6 +172,17 @@ def test_samples_follow_the_models_distribution(llama, chat):
     assert chi2 + rare < 1.9 * int(common.sum())  # far above the 99.9 % quantile for 30 and more tokens
 
 
+def test_a_bad_prompt_is_reported_and_the_rest_is_kept(llama, chat):
+    engine, sampling = TorchEngine(llama, chat), Sampling(max_tokens=8)
+    prompts = [Prompt("abc"), Prompt("  "), Prompt("a comet"), Prompt("a" * 200)]
+    one, empty, two, long = engine.generate(prompts, sampling, 2, keep_failed=True)
+    assert [one, two] == engine.generate([prompts[0], prompts[2]], sampling, 2)
+    assert [c.error for c in empty] == ["the prompt is empty"] * 2
+    assert all("exceeds the model's context of 128" in c.error and (c.ids, c.text) == ((), "") for c in long)
+    with pytest.raises(SawyerError, match=r"prompt 3 has \d+ tokens"):
+        engine.generate([*prompts[::2], *prompts[2:]], sampling)
+
+
 def test_bad_input_is_refused_in_one_sentence(llama, chat):
     engine = TorchEngine(llama, chat)
     with pytest.raises(SawyerError, match=r"prompt 1 has 100 tokens.*context of 128"):

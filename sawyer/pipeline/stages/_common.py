@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +172,7 @@ def write_completions(file: Path, prompts: Sequence[Prompt], completions: Sequen
     """One line a prompt: its row and the `completions` as texts with their tokens and log-probs."""
     with file.open("w") as handle:
         for prompt, samples in zip(prompts, completions, strict=True):
-            handle.write(json.dumps({**prompt.row(), "samples": [asdict(sample) for sample in samples]}) + "\n")
+            handle.write(json.dumps({**prompt.row(), "samples": [sample.row() for sample in samples]}) + "\n")
 
 
 def completion_parts(context: Context, ref: str) -> dict[str, tuple[list[Prompt], list[list[str]]]]:

@@ -1,0 +1,3 @@
+from tests.rollout.conftest import serve
+
+__all__ = ["serve"]
