@@ -76,6 +76,7 @@ class Iterations:
 
         prompts = iterative.prompts_of_iteration(self.prompts, self.settings.prompts, t)
         completions, scored = self.answers(prompts, folder, t)
+        release()  # the engine's cache, before the optimiser's state needs the room
         trees = [
             TokenTree(
                 self.chat.prompt_ids(prompts[pair.prompt].prompt),
