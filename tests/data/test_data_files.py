@@ -132,7 +132,7 @@ def test_rows_of_another_kind_are_not_mixed_in(tmp_path):
         ("a.json", b'[{"prompt": "Why?"},\n{"prompt": "W', "not valid JSON at line 2.*cut off"),
         ("a.json", b'[{"prompt": "Why?"},\n{"prompt" "W"}]', "not valid JSON at line 2.*mend that line"),
         ("a.json", b'[{"prompt":\n"\xff"}]', "not UTF-8 text at line 2"),
-        ("a.jsonl.gz", gzip.compress(b'{"prompt": "Why?"}\n' * 50)[:-12], "not a whole gzip file"),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "Why?"}\n' * 50, mtime=0)[:-12], "not a whole gzip file"),
         ("a.jsonl.gz", b'{"prompt": "Why?"}\n', "not a whole gzip file"),
         ("a.parquet", b"PAR1 but not really", "not a whole parquet file"),
         ("a.csv", b"prompt\nWhy?\n", "none of the suffixes"),
