@@ -1,8 +1,9 @@
 """Two building blocks of nearly every decoder with hand-written backwards: fewer passes over memory, less of it kept.
 
 transformers composes RMSNorm and the gated MLP of elementary operations, and autograd keeps every intermediate: for
-each token and norm two or three float32 copies of the hidden state, for each MLP four tensors of its inner width. On a
-CPU these passes cost as much as the matrix products. Here each block keeps its inputs and recomputes the rest.
+each token and norm two or three float32 copies of the hidden state, for each MLP four tensors of its inner width, of
+which two are needed. On a CPU these passes cost as much as the matrix products. Here a block keeps what its first
+products read and made, and recomputes the rest.
 
 `slim(model)` changes only blocks that it recognises by name and that then give the same numbers as their own forward
 on a probe; everything else is left alone. Shapes: T tokens, D hidden size, F inner width of the MLP.
@@ -80,7 +81,11 @@ def takes_float32(model: nn.Module) -> bool:
 
 
 def _mlp_forward(self: Any, hidden: torch.Tensor) -> torch.Tensor:
-    return self.down_proj(_GatedSiLU.apply(self.gate_proj(hidden), self.up_proj(hidden)))
+    gate, up, down = self.gate_proj(hidden), self.up_proj(hidden), self.down_proj
+    plain = type(down) is nn.Linear and not (down._forward_hooks or down._forward_pre_hooks)
+    if plain and gate.dtype == down.weight.dtype and not torch.is_autocast_enabled(hidden.device.type):
+        return _GatedSiLU.apply(gate, up, down.weight, down.bias)
+    return down(F.silu(gate) * up)  # an adapter on it, say: it has to be called
 
 
 @torch.no_grad()
@@ -120,14 +125,19 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class _GatedSiLU(torch.autograd.Function):
-    """silu(gate) * up (Shazeer 2020), keeping only its two inputs."""
+    """down(silu(gate) * up) (Shazeer 2020), keeping gate and up but not their product."""
 
     @staticmethod
-    def forward(ctx, gate, up):
-        ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+    def forward(ctx, gate, up, weight, bias):
+        ctx.save_for_backward(gate, up, weight)
+        return F.linear(F.silu(gate).mul_(up), weight, bias)
 
     @staticmethod
     def backward(ctx, grad):
-        gate, up = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(grad * up, gate), F.silu(gate).mul_(grad)
+        gate, up, weight = ctx.saved_tensors
+        opened = F.silu(gate)
+        flat = grad.flatten(0, -2)
+        grad_weight = flat.t() @ (opened * up).flatten(0, -2) if ctx.needs_input_grad[2] else None
+        grad_bias = flat.sum(0) if ctx.needs_input_grad[3] else None
+        inner = grad @ weight
+        return torch.ops.aten.silu_backward(inner * up, gate), opened.mul_(inner), grad_weight, grad_bias

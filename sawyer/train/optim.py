@@ -50,8 +50,10 @@ class MasterWeights:
                 p.data = self.masters[name]
         self.weights = trainable
         self.copies = precision == "bf16"
+        # kept from update to update: allocated among the activations, they would leave the heap in pieces
+        sums = {name: torch.empty_like(master) if self.copies else None for name, master in self.masters.items()}
         self._hooks = [
-            p.register_post_accumulate_grad_hook(partial(self._collect, self.masters[name]))
+            p.register_post_accumulate_grad_hook(partial(self._collect, self.masters[name], sums[name]))
             for name, p in trainable.items()
         ]
         decayed = [m for m in self.masters.values() if m.ndim >= 2]
@@ -65,11 +67,11 @@ class MasterWeights:
         )
 
     @staticmethod
-    def _collect(master: torch.Tensor, weight: torch.Tensor) -> None:
+    def _collect(master: torch.Tensor, total: torch.Tensor | None, weight: torch.Tensor) -> None:
         """Move a weight's gradient to its master, as soon as the backward has made it: the two never pile up."""
         assert weight.grad is not None
         if master.grad is None:
-            master.grad = weight.grad.float()
+            master.grad = weight.grad if total is None else total.copy_(weight.grad)
         else:
             master.grad += weight.grad
         weight.grad = None

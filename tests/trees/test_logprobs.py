@@ -40,8 +40,10 @@ def run(function, hidden, head, target, weight, **options):
 
 @pytest.mark.parametrize("options", [{}, {"softcap": 1.5}, {"scale": 0.3}, {"softcap": 1.5, "scale": 3.0}])
 @pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kept", [0, logprobs.KEPT_BYTES])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_tile_and_chunk_sizes_change_nothing(sizes, bias, options, monkeypatch):
+def test_tile_and_chunk_sizes_change_nothing(sizes, kept, bias, options, monkeypatch):
+    monkeypatch.setattr(logprobs, "KEPT_BYTES", kept)
     monkeypatch.setattr(logprobs, "TOKENS", sizes[0])
     monkeypatch.setattr(logprobs, "TILE", sizes[1])
     hidden, head, target, weight = problem(bias)
@@ -49,6 +51,13 @@ def test_tile_and_chunk_sizes_change_nothing(sizes, bias, options, monkeypatch):
     expected = run(plain, hidden, head, target, weight, **options)
     for found, wanted in zip(ours, expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_a_second_backward_through_the_same_graph_gives_the_same():
+    hidden, head, target, weight = problem()
+    loss = (token_logprobs(hidden, head, target, softcap=1.5, scale=3.0) * weight).sum()
+    first, second = (torch.autograd.grad(loss, [hidden, head.weight], retain_graph=True) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_a_head_that_is_no_plain_linear_layer_gives_the_same():
@@ -122,6 +131,7 @@ class Largest(TorchDispatchMode):
 def test_no_tensor_of_tokens_by_vocabulary_is_ever_made(arch, decoder, grow, monkeypatch):
     monkeypatch.setattr(logprobs, "TOKENS", 64)
     monkeypatch.setattr(logprobs, "TILE", 128)
+    monkeypatch.setattr(logprobs, "KEPT_BYTES", 1 << 16)  # of some twenty times as much
     sizes = {}
     for vocabulary in (4000, 8000):
         model = decoder(arch, vocab_size=vocabulary, max_position_embeddings=128, hidden_size=32)
