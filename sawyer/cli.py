@@ -129,7 +129,7 @@ def generate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")] = False,
     as_json: AsJson = False,
     precision: Annotated[str | None, typer.Option(metavar="fp32|bf16", help="Of a local model. Default: fp32.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Local model: sequences at a time. Default: 64.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Local model: sequences at a time. Default: 256.")] = None,
     chat_template: Annotated[str | None, typer.Option(help="Local model: template, by name or as Jinja text.")] = None,
     endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Ask a remote model at this base URL.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Remote model: folder of answers not to ask for again.")] = None,

@@ -21,8 +21,8 @@ def prepare() -> None:
     library returns them to the kernel each time, which then has to clear the same pages again. Larger blocks, such as
     the gradient of an embedding, still come from the kernel and go back to it.
 
-    Lets oneDNN remember 256 of the products that it has prepared, and not 1,024: with rows of ever new lengths they take
-    0.3 MB each and are seldom met again. A number in ONEDNN_PRIMITIVE_CACHE_CAPACITY counts before ours.
+    Lets oneDNN remember 256 of the products that it has prepared, and not 1,024: with rows of ever new lengths they
+    take 0.3 MB each and are seldom met again. A number in ONEDNN_PRIMITIVE_CACHE_CAPACITY counts before ours.
     """
     import torch
 

@@ -1,6 +1,7 @@
 """Tiny random models and a tiny tokenizer: every shape of decoder the product supports, in kilobytes."""
 
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -20,6 +21,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+
+from sawyer.cli import main
 
 torch.set_num_threads(1)
 
@@ -127,3 +130,19 @@ def saved_policy(tmp_path, tiny_policy, tiny_tokenizer) -> Callable[..., str]:
 def ordinary_floating_point(monkeypatch):
     """`sawyer run` changes how its process computes; tests that call it in theirs must not change the others'."""
     monkeypatch.setattr("sawyer.numerics.prepare", lambda: None)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs `sawyer ...` in this process; returns exit code, stdout and stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sawyer", *(str(argument) for argument in arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as exit:
+            code = exit.code or 0
+        return code, *capsys.readouterr()
+
+    return call

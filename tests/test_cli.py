@@ -10,7 +10,6 @@ sys.path.insert(0, str(Path(__file__).parent / "pipeline"))
 import toys
 
 import sawyer
-from sawyer.cli import main
 from sawyer.pipeline import stage as stage_module
 
 
@@ -24,22 +23,6 @@ def toy_stages(monkeypatch, tmp_path):
     toys.calls.clear()
     with stage_module.register(*toys.TOYS):
         yield
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs `sawyer ...`; returns exit code, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sawyer", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as exit:
-            code = exit.code or 0
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def test_run_prints_a_table_and_says_what_it_does(command):

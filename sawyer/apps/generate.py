@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sawyer.rollout.api_engine import ApiEngine
 
 PRECISION: Literal["fp32"] = "fp32"
-BATCH = 64
+BATCH = 256
 CHUNK_BATCHES = 2
 """How many batches a chunk is: what a kill loses, and how often a batch runs dry."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -38,18 +39,56 @@ class Trainable:
         self._seed = seed
         self.model: nn.Module = self._with_adapters(load())
 
-    def save(self, folder: Path, chat: ChatFormat) -> None:
+    def learned(self) -> dict[str, torch.Tensor]:
+        """What training changes, in float32: all weights, or the adapters. The tensors are the model's own."""
+        if self._lora is None:
+            return {name: p.detach().float() for name, p in self.model.named_parameters()}
+        from peft import get_peft_model_state_dict
+
+        return {name: tensor.detach().float() for name, tensor in get_peft_model_state_dict(self.model).items()}
+
+    def take(self, learned: Mapping[str, torch.Tensor]) -> None:
+        """Go to what `learned` gave at another time."""
+        if self._lora is None:
+            for name, parameter in self.model.named_parameters():
+                parameter.data = learned[name]
+            return
+        from peft import set_peft_model_state_dict
+
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        set_peft_model_state_dict(self.model, dict(learned))
+
+    def merged(self) -> dict[str, torch.Tensor]:
+        """The weights of the plain model that computes the same, by its names, for an engine that generates with it."""
+        if self._lora is None:
+            return {name: p.detach() for name, p in self.model.named_parameters()}
+        from peft.tuners.lora import LoraLayer
+
+        core = cast(Any, self.model).get_base_model()
+        deltas = {
+            f"{name}.base_layer.weight": module.get_delta_weight("default").detach()
+            for name, module in core.named_modules()
+            if isinstance(module, LoraLayer)
+        }
+        return {
+            name.replace(".base_layer.", "."): p.detach() if name not in deltas else p.detach().float() + deltas[name]
+            for name, p in core.named_parameters()
+            if ".lora_" not in name
+        }
+
+    def save(self, folder: Path, chat: ChatFormat, *, dtype: torch.dtype | None = None) -> None:
         """The model with what it learned, as a folder plain transformers loads; adapters are merged, and also written
-        by themselves into `adapter/`."""
+        by themselves into `adapter/`. `dtype` stores the weights in another precision than the model's."""
         model = self.model
         if self._lora is not None:
-            from peft import get_peft_model_state_dict, set_peft_model_state_dict
+            from peft import set_peft_model_state_dict
 
-            learned = {name: tensor.float() for name, tensor in get_peft_model_state_dict(model).items()}
             model = self._with_adapters(self._load())
-            set_peft_model_state_dict(model, learned)
+            set_peft_model_state_dict(model, self.learned())
             save_model(model, chat.tokenizer, folder / "adapter", merge=False)  # type: ignore[arg-type]
-        save_model(model, chat.tokenizer, folder)  # type: ignore[arg-type]
+        save_model(model, chat.tokenizer, folder, dtype=dtype)  # type: ignore[arg-type]
         chat.save(folder)
 
     def _with_adapters(self, model: PreTrainedModel) -> nn.Module:

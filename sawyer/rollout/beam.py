@@ -25,10 +25,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sawyer.rollout.kv_cache import KVCache
 from sawyer.rollout.penalties import History, depends_on_history, penalised
 from sawyer.rollout.sampling import Sampling
-from sawyer.rollout.search import Decoder, Drawn
+from sawyer.rollout.search import Decoder, Drawn, prefilled
 from sawyer.rollout.stopping import Stopping
 
 
@@ -136,10 +135,8 @@ def beam_search(
     length of a prompt's best completion when that is found.
     """
     total, width = sampling.num_beams, sampling.num_beams // sampling.num_beam_groups
-    cache = KVCache(len(prompts) * total, max(map(len, prompts)) + sampling.max_tokens)
-    slots = [tuple(range(p * total, (p + 1) * total)) for p in range(len(prompts))]
-    hidden = decoder.prefill(prompts, slots, cache)
-    logits_R_V = decoder.logits(torch.stack([hidden_T_D[-1] for hidden_T_D in hidden])).repeat_interleave(total, 0)
+    cache, _, logits_P_V = prefilled(decoder, prompts, total, sampling.max_tokens)
+    logits_R_V = logits_P_V.repeat_interleave(total, 0)
     searches = []
     for p, ids in enumerate(prompts):
         history = History(sampling, ids) if depends_on_history(sampling) else None

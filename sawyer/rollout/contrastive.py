@@ -22,10 +22,9 @@ import torch
 import torch.nn.functional as F
 
 from sawyer.rollout.decoding import full_logps
-from sawyer.rollout.kv_cache import KVCache
 from sawyer.rollout.penalties import History, depends_on_history, penalised
 from sawyer.rollout.sampling import Sampling
-from sawyer.rollout.search import Decoder, Drawn
+from sawyer.rollout.search import Decoder, Drawn, prefilled
 from sawyer.rollout.stopping import Stopping
 
 
@@ -54,11 +53,8 @@ def contrastive_search(
     called with the number of newly generated tokens.
     """
     k = sampling.top_k
-    cache = KVCache(len(prompts) * k, max(map(len, prompts)) + sampling.max_tokens)
-    slots = [tuple(range(p * k, (p + 1) * k)) for p in range(len(prompts))]
-    hidden = decoder.prefill(prompts, slots, cache)
-    device = hidden[0].device
-    logits_A_V = decoder.logits(torch.stack([hidden_T_D[-1] for hidden_T_D in hidden]))
+    cache, hidden, logits_A_V = prefilled(decoder, prompts, k, sampling.max_tokens)
+    device = logits_A_V.device
     unit_A_T_D = torch.zeros(len(prompts), cache.length, hidden[0].shape[-1], device=device)
     for unit_T_D, hidden_T_D in zip(unit_A_T_D, hidden, strict=True):
         unit_T_D[: len(hidden_T_D)] = F.normalize(hidden_T_D.float(), dim=-1)

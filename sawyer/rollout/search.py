@@ -40,3 +40,14 @@ class Decoder(Protocol):
     def logits(self, hidden_A_D: torch.Tensor) -> torch.Tensor:
         """Logits `[A, V]` of hidden states."""
         ...
+
+
+def prefilled(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], width: int, max_tokens: int
+) -> tuple[KVCache, list[torch.Tensor], torch.Tensor]:
+    """A cache with `width` rows for each prompt, all holding it; each prompt's hidden states `[T, D]`; and the logits
+    `[A, V]` of what follows each prompt."""
+    cache = KVCache(len(prompts) * width, max(map(len, prompts)) + max_tokens)
+    slots = [tuple(range(p * width, (p + 1) * width)) for p in range(len(prompts))]
+    hidden = decoder.prefill(prompts, slots, cache)
+    return cache, hidden, decoder.logits(torch.stack([hidden_T_D[-1] for hidden_T_D in hidden]))

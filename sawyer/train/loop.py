@@ -93,8 +93,7 @@ def train(
     total = settings.steps or math.ceil(settings.epochs * len(trees) / settings.batch_size)
     weights = MasterWeights(model, settings, precision)
     if settings.gradient_checkpointing:
-        model.core.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.core.enable_input_require_grads()
+        model.checkpoint_activations()
     checkpoints = Checkpoints(
         scratch, settings.checkpoint_every, writes=accelerator is None or accelerator.is_main_process
     )

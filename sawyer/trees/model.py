@@ -41,6 +41,15 @@ class TreeModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def checkpoint_activations(self) -> None:
+        """Keep only the input of each layer for the backward, which computes the layer again."""
+        options = {"use_reentrant": False}
+        if hasattr(self.core, "activation_checkpointing_enable"):
+            self.core.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+        else:  # its name before transformers 5.23
+            self.core.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        self.core.enable_input_require_grads()
+
     def hidden(self, batch: TreeBatch) -> torch.Tensor:
         """`[T, D]` the last hidden state at every packed position.
 
@@ -51,9 +60,11 @@ class TreeModel(nn.Module):
         batch.layout.cache[attention.CALLS] = 0
         position_ids = batch.position_ids[None]
         position_ids.tree_layout = batch.layout  # type: ignore[attr-defined]
-        embedded = cast(torch.Tensor, self.core.get_input_embeddings()(batch.input_ids[None]))
+        row = {"input_ids": batch.input_ids[None]}
+        if self._wide:
+            row = {"inputs_embeds": cast(Any, self.core.get_input_embeddings())(row["input_ids"]).float()}
         output = self.core.base_model(
-            inputs_embeds=embedded.float() if self._wide else embedded,
+            **row,
             position_ids=position_ids,
             use_cache=False,
             tree_layout=batch.layout,

@@ -6,11 +6,11 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from sawyer.cli import main
 from sawyer.data.files import raw_rows, write_rows
 from sawyer.rollout.torch_engine import TorchEngine
 from tests.rollout.chat_server import KEY, completion, echo, refusal
@@ -25,19 +25,9 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(command):
     """Runs `sawyer generate ...`; returns exit code, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sawyer", "generate", *(str(a) for a in arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as exit:
-            code = exit.code or 0
-        return code, *capsys.readouterr()
-
-    return call
+    return partial(command, "generate")
 
 
 @pytest.fixture

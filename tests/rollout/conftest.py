@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from sawyer.data.chat import ChatFormat
-from tests.rollout.chat_server import KEY, ChatServer
+from sawyer.rollout.api_engine import ApiEngine
+from sawyer.rollout.api_settings import ApiSettings
+from tests.rollout.chat_server import KEY, ChatServer, FakeTime
 from tests.rollout.decoders import tiny_chat, tiny_model
 
 
@@ -33,3 +35,18 @@ def serve(monkeypatch):
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture
+def time() -> FakeTime:
+    return FakeTime()
+
+
+@pytest.fixture
+def engine_on(time):
+    def make(server, *, cache=None, model="m", **settings):
+        endpoint = server if isinstance(server, str) else server.url
+        settings = ApiSettings(endpoint=endpoint, **settings)
+        return ApiEngine(model, settings, cache=cache, sleep=time.sleep, clock=time.clock)
+
+    return make

@@ -14,24 +14,9 @@ from sawyer.errors import SawyerError
 from sawyer.rollout.api_engine import ApiEngine
 from sawyer.rollout.api_settings import ApiSettings
 from sawyer.rollout.protocol import Completion, Sampling
-from tests.rollout.chat_server import KEY, FakeTime, completion, echo, refusal
+from tests.rollout.chat_server import KEY, completion, echo, refusal
 
 PROMPTS = [Prompt("one"), Prompt("two"), Prompt("three")]
-
-
-@pytest.fixture
-def time():
-    return FakeTime()
-
-
-@pytest.fixture
-def engine_on(time):
-    def make(server, *, cache=None, model="m", **settings):
-        endpoint = server if isinstance(server, str) else server.url
-        settings = ApiSettings(endpoint=endpoint, **settings)
-        return ApiEngine(model, settings, cache=cache, sleep=time.sleep, clock=time.clock)
-
-    return make
 
 
 def test_answers_come_in_order_and_each_sample_has_a_seed_of_its_own(serve, engine_on):
@@ -275,112 +260,6 @@ def test_an_empty_prompt_is_not_sent(serve, engine_on):
     assert len(server.requests) == 2
     with pytest.raises(SawyerError, match="prompt 1 is empty"):
         engine_on(server).generate(prompts, Sampling())
-
-
-# --- limits, cache, ledger ------------------------------------------------------------------------------------------
-
-
-def test_requests_per_minute(serve, engine_on, time):
-    engine_on(serve(), requests_per_minute=5).generate(PROMPTS, Sampling(), 4)
-    assert 120 <= time.now < 180
-
-
-def test_tokens_per_minute(serve, engine_on, time):
-    engine = engine_on(serve(), tokens_per_minute=100, concurrency=1)
-    engine.generate(
-        PROMPTS, Sampling(max_tokens=50), 4
-    )  # 15 tokens each, 50-odd expected: (100 - 54) // 15 + 1 a minute
-    assert 120 <= time.now <= 180
-
-
-def test_the_cache_saves_what_was_asked_before(serve, engine_on, tmp_path):
-    server = serve()
-    first = engine_on(server, cache=tmp_path).generate(PROMPTS, Sampling(), 2)
-    engine, counted = engine_on(server, cache=tmp_path), []
-    assert engine.generate(PROMPTS, Sampling(), 2, progress=counted.append) == first
-    assert (len(server.requests), counted) == (6, [])
-    assert (engine.ledger.cached, engine.ledger.tokens_out) == (6, 0)
-    engine.generate(PROMPTS, Sampling(), 3)
-    assert len(server.requests) == 9
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"seed": 1},
-        {"sampling": Sampling(temperature=0.9)},
-        {"sampling": Sampling(max_tokens=7)},
-        {"model": "n"},
-        {"prompts": [Prompt(({"role": "system", "content": "x"}, user("one")))]},
-    ],
-)
-def test_the_cache_knows_every_part_of_a_question(serve, engine_on, tmp_path, other):
-    server = serve()
-    engine_on(server, cache=tmp_path).generate(PROMPTS[:1], Sampling())
-    engine = engine_on(server, cache=tmp_path, model=other.get("model", "m"))
-    engine.generate(other.get("prompts", PROMPTS[:1]), other.get("sampling", Sampling()), seed=other.get("seed", 0))
-    assert len(server.requests) == 2
-
-
-def test_another_endpoint_has_answers_of_its_own(serve, engine_on, tmp_path):
-    for server in (serve(), serve()):
-        engine_on(server, cache=tmp_path).generate(PROMPTS[:1], Sampling())
-        assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize(
-    "harm",
-    [
-        lambda text: text[: len(text) // 2],
-        lambda text: "",
-        lambda text: "[]",
-        lambda text: text.replace("one/", "two/"),
-        lambda text: text.replace('"finished": true', '"finished": false'),
-    ],
-)
-def test_a_damaged_cache_entry_is_asked_for_again(serve, engine_on, tmp_path, harm):
-    server = serve()
-    good = engine_on(server, cache=tmp_path).generate(PROMPTS[:1], Sampling())
-    (file,) = tmp_path.rglob("*.json")
-    file.write_text(harm(file.read_text()))
-    assert engine_on(server, cache=tmp_path).generate(PROMPTS[:1], Sampling()) == good
-    assert len(server.requests) == 2
-    assert engine_on(server, cache=tmp_path).generate(PROMPTS[:1], Sampling()) == good
-    assert len(server.requests) == 2
-
-
-def test_what_was_answered_before_a_stop_is_in_the_cache(serve, engine_on, tmp_path):
-    server = serve(lambda r: refusal(401, "no") if r["messages"][-1]["content"] == "three" else echo(r))
-    with pytest.raises(SawyerError, match="401"):
-        engine_on(server, cache=tmp_path, concurrency=1).generate(PROMPTS, Sampling())
-    server.answer = echo
-    engine_on(server, cache=tmp_path).generate(PROMPTS, Sampling())
-    assert len(server.requests) == 4
-
-
-def test_failures_are_not_cached(serve, engine_on, tmp_path):
-    server = serve(lambda r: refusal(400, "no"))
-    engine_on(server, cache=tmp_path).generate(PROMPTS, Sampling(), keep_failed=True)
-    assert not list(tmp_path.rglob("*.json"))
-
-
-def test_the_ledger_counts_tokens_and_cost(serve, engine_on):
-    counted = []
-    engine = engine_on(serve(), price_in=2.0, price_out=10.0)
-    engine.generate(PROMPTS, Sampling(), 2, progress=counted.append)
-    assert sum(counted) == 30
-    ledger = engine.ledger.as_dict()
-    assert (ledger["answers"], ledger["tokens_in"], ledger["tokens_out"]) == (6, 60, 30)
-    assert ledger["cost"] == pytest.approx(60 * 2e-6 + 30 * 10e-6)
-    assert str(engine.ledger) == "6 answers; 60 tokens in, 30 out; cost 0.0004"
-    json.dumps(ledger)
-
-
-def test_answers_without_usage_are_said_to_be_uncounted(serve, engine_on):
-    engine = engine_on(serve(lambda r: {**completion("a"), "usage": None}))
-    engine.generate(PROMPTS, Sampling())
-    assert "3 answers without a count of tokens" in str(engine.ledger)
-    assert engine.ledger.cost is None
 
 
 # --- secrets and settings -------------------------------------------------------------------------------------------

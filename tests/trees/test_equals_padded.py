@@ -103,10 +103,10 @@ def test_gradient_checkpointing_changes_nothing(arch, decoder, grow):
     found = []
     for checkpointing in (False, True):
         model = decoder(arch).train()
+        policy = TreePolicy(model)
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            model.enable_input_require_grads()
-        logp = TreePolicy(model)(TreeBatch.of(trees))
+            policy.checkpoint_activations()
+        logp = policy(TreeBatch.of(trees))
         logp.sum().backward()
         found.append((logp.detach(), model))
     assert torch.equal(found[0][0], found[1][0])
@@ -117,13 +117,13 @@ def test_gradient_checkpointing_changes_nothing(arch, decoder, grow):
 def test_adapters_equal_the_padded_reference(checkpointing, decoder, grow):
     model = _with_adapters(decoder("llama", tie_word_embeddings=False), TaskType.CAUSAL_LM)
     reference = eager(model)
+    policy = TreePolicy(model)
     if checkpointing:
-        model.get_base_model().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
+        policy.checkpoint_activations()
         model.train()
     trees = grow([(9, 7), (3, 14, 5)])
 
-    ours, theirs = TreePolicy(model)(TreeBatch.of(trees)), padded_logprobs(reference, trees)
+    ours, theirs = policy(TreeBatch.of(trees)), padded_logprobs(reference, trees)
     close(ours, theirs)
     ours.sum().backward()
     theirs.sum().backward()

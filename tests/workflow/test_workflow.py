@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -165,8 +166,6 @@ def steps(metrics: Path) -> list[tuple]:
 
 @pytest.mark.slow
 def test_two_processes_end_where_one_does(tiny_recipe, tmp_path):
-    from safetensors.torch import load_file
-
     file = tiny_recipe(sft={"token_budget": 256}, reward={"token_budget": 256}, iterate={"token_budget": 256})
     one = sawyer("run", file, "--out", "one", cwd=tmp_path)
     assert one.returncode == 0, one.stderr
@@ -192,12 +191,18 @@ def test_two_processes_end_where_one_does(tiny_recipe, tmp_path):
 def test_adapters_train_and_are_saved_merged_and_alone(tiny_recipe, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    file = tiny_recipe(sft={"lora": {"r": 2}}, reward={"lora": {"r": 2}})
+    lora = {"lora": {"r": 2}}
+    file = tiny_recipe(sft=lora, reward=lora, iterate={**lora, "learning_rate": 1e-2})
     done = sawyer("run", file, "--out", "out", "--set", "stages.evaluate.policies=[base, sft]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "sft")
-    assert not any("lora" in name for name, _ in merged.named_parameters())
-    assert (tmp_path / "out" / "sft" / "adapter" / "adapter_model.safetensors").exists()
+    sft = load_file(tmp_path / "out" / "sft" / "model.safetensors")
+    for folder in ("sft", "iterate", "iterate/iterates/1"):
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / folder)
+        assert not any("lora" in name for name, _ in merged.named_parameters())
+        assert (tmp_path / "out" / folder / "adapter" / "adapter_model.safetensors").exists()
+    iterate = load_file(tmp_path / "out" / "iterate" / "model.safetensors")
+    changed = {name for name in sft if not torch.equal(sft[name], iterate[name])}
+    assert changed == {name for name in sft if name.endswith("_proj.weight")}  # what `all-linear` adapts
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sawyer.data.records import Comparison, Conversation, Labelled, Prompt
 from sawyer.errors import SawyerError
@@ -40,6 +40,12 @@ class TrainingSettings(OptimizerSettings):
     """The share of records that may be too long; more is an error."""
     chat_template: str | None = None
     """Name of a built-in chat template, or Jinja text; the tokenizer's own by default."""
+
+    @model_validator(mode="after")
+    def _something_to_validate_on(self) -> TrainingSettings:
+        if self.validate_every is not None and self.validation is None:
+            raise ValueError("`validate_every` needs data to measure on: name a part with `validation`")
+        return self
 
 
 def training_needs(settings: OptimizerSettings, weights: int) -> dict[str, float]:

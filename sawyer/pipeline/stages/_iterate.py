@@ -3,7 +3,8 @@ done again:
 
     answers-K/  the completions at temperature K      scored.json  their rewards      pairs.jsonl  made of them
     reference.json  log-probs under pi_0              checkpoint/  of the training under way
-    validation/  answers to held-out prompts          weights.safetensors  the iterate, float32; done.json  its figures
+    validation/  answers to held-out prompts          learned.safetensors  the iterate's weights or adapters, float32
+    done.json  its figures
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from sawyer.data.files import write_records
 from sawyer.errors import SawyerError
 from sawyer.feedback.reward_model import RewardModel
 from sawyer.methods import iterative
+from sawyer.models.adapters import Trainable
 from sawyer.models.load import load_policy
 from sawyer.models.precision import DTYPES
-from sawyer.models.save import save_model
 from sawyer.numerics import release
 from sawyer.pipeline.files import read_json, write_json
 from sawyer.pipeline.stage import Context
@@ -35,6 +35,8 @@ from sawyer.train.reference import with_reference
 from sawyer.trees.model import TreePolicy
 from sawyer.trees.tree import TokenTree
 
+LEARNED = "learned.safetensors"
+
 
 class Iterations:
     """One run of the stage."""
@@ -47,8 +49,13 @@ class Iterations:
         self.prompts = prompts_of(context, settings.data, settings.part)
         self.held_out = prompts_of(context, settings.data, settings.validation, settings.validation_prompts)
         self.device = context.accelerator.device
-        self.policy = load_policy(self.name)  # float32 until the first training casts it
-        self.engine = TorchEngine(self.policy, self.chat, precision=context.precision)  # type: ignore[arg-type]
+        # float32 until the first training casts it
+        self.trainable = Trainable(lambda: load_policy(self.name), settings.lora, seed=context.seed)
+        plain: Any = self.trainable.model if settings.lora is None else load_policy(self.name)
+        self.engine = TorchEngine(plain, self.chat, precision=context.precision)  # type: ignore[arg-type]
+        for parameter in self.trainable.model.parameters():
+            if not parameter.requires_grad:  # the body under adapters: now, so that an iterate is merged into the same
+                parameter.data = parameter.data.to(DTYPES[context.precision])  # body before and after a continuation
         self.reward = RewardModel(
             context.model(settings.reward), precision=context.precision, token_budget=settings.token_budget
         )
@@ -69,7 +76,7 @@ class Iterations:
         done = folder / "done.json"
         if done.exists():
             if t + 1 == self.settings.iterations or not (folder.parent / f"iteration-{t + 2}" / "done.json").exists():
-                self.take(load_file(folder / "weights.safetensors"))
+                self.take(folder)
             return read_json(done)
         if self.context.is_main:
             self.rewind(folder)
@@ -94,7 +101,7 @@ class Iterations:
             device=self.device,
             writes=self.context.is_main,
         )
-        policy = TreePolicy(self.policy).to(self.device)
+        policy = TreePolicy(self.trainable.model).to(self.device)
         trained = train(
             policy, trees, dpo(beta=self.settings.beta), self.settings,
             precision=self.context.precision, seed=self.context.seed + t, journal=self.context,
@@ -102,10 +109,9 @@ class Iterations:
             accelerator=self.context.accelerator,
         )  # fmt: skip
         trained.weights.install()
-        weights = {name: p.detach() for name, p in self.policy.named_parameters()}
         if self.context.is_main:
-            save_file(weights, folder / "weights.safetensors")
-        self.engine.load(weights)
+            save_file(self.trainable.learned(), folder / LEARNED)
+        self.engine.load(self.trainable.merged())
         last = trained.figures
         del trained  # and with it the optimiser
         release()
@@ -124,11 +130,10 @@ class Iterations:
         if not (folder / "checkpoint").exists():
             self.context.rewind(read_json(position))
 
-    def take(self, weights: dict[str, torch.Tensor]) -> None:
-        """Set the policy and the engine to a finished iterate."""
-        for name, parameter in self.policy.named_parameters():
-            parameter.data = weights[name]
-        self.engine.load(weights)
+    def take(self, folder: Path) -> None:
+        """Set the policy and the engine to the finished iterate of that folder."""
+        self.trainable.take(load_file(folder / LEARNED))
+        self.engine.load(self.trainable.merged())
 
     def answers(self, prompts: list, folder: Path, t: int) -> tuple[list[list[Completion]], dict[str, Any]]:
         """Each prompt's completions, and their rewards, pairs and figures."""
@@ -203,10 +208,8 @@ class Iterations:
         out, dtype = self.context.folder, DTYPES[self.context.precision]
         for t in range(self.settings.iterations):
             made = self.context.scratch / f"iteration-{t + 1}"
-            self.take(load_file(made / "weights.safetensors"))
-            save_model(self.policy, self.chat.tokenizer, out / "iterates" / str(t + 1), dtype=dtype)
-            self.chat.save(out / "iterates" / str(t + 1))
+            self.trainable.take(load_file(made / LEARNED))
+            self.trainable.save(out / "iterates" / str(t + 1), self.chat, dtype=dtype)
             shutil.copy(made / "pairs.jsonl", out / "iterates" / str(t + 1) / "pairs.jsonl")
-        self.take(load_file(self.context.scratch / f"iteration-{best + 1}" / "weights.safetensors"))
-        save_model(self.policy, self.chat.tokenizer, out)
-        self.chat.save(out)
+        self.trainable.take(load_file(self.context.scratch / f"iteration-{best + 1}" / LEARNED))
+        self.trainable.save(out, self.chat)

@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     def _one_of_two(self) -> Settings:
         if (self.source is None) == (self.parts is None):
             raise ValueError("give either `source` (with `split`) or `parts`, not both and not neither")
+        if self.parts is not None and "split" in self.model_fields_set:
+            raise ValueError("`split` divides a `source`; `parts` come split")
         return self
 
 

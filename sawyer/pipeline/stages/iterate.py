@@ -46,6 +46,12 @@ class Settings(OptimizerSettings):
     """Name of a built-in chat template, or Jinja text; the tokenizer's own by default."""
 
     @model_validator(mode="after")
+    def _validates_once(self) -> Settings:
+        if self.validate_every is not None:
+            raise ValueError("`validate_every` has no place here: every iteration ends with a validation")
+        return self
+
+    @model_validator(mode="after")
     def _sampling_at_its_temperatures(self) -> Settings:
         for temperature in (*self.temperatures, 1.0):  # 1 is that of the validation
             if (reason := contradiction(self.sampling.model_copy(update={"temperature": temperature}))) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sawyer.pipeline.stage import Context, Ref, Stage
 from sawyer.settings import Settings as BaseSettings
@@ -22,11 +22,17 @@ class Settings(BaseSettings):
     form: Literal["pairs", "rankings"] = "pairs"
     """`rankings` orders all of a prompt's completions at once, `pairs` compares two at a time."""
     pairs: int = Field(default=1, ge=1)
-    """Pairs drawn from each prompt's completions, without repetition; pairs of equal texts are not drawn."""
+    """With `pairs`: how many are drawn of each prompt's completions, without repetition; equal texts are no pair."""
     temperature: float = Field(default=0.1, gt=0)
     """Noise of the annotator, in units of the gold reward: P(a over b) = sigmoid((gold_a - gold_b) / temperature)."""
     error_rate: float = Field(default=0.0, ge=0, le=0.5)
-    """Share of labels that are flipped on top of that."""
+    """With `pairs`: share of labels that are flipped on top of that."""
+
+    @model_validator(mode="after")
+    def _pairs_only(self) -> Settings:
+        if self.form == "rankings" and (self.error_rate > 0 or "pairs" in self.model_fields_set):
+            raise ValueError("`pairs` and `error_rate` are for `form: pairs`; a ranking orders all completions")
+        return self
 
 
 def run(settings: Settings, context: Context) -> dict[str, Any]:

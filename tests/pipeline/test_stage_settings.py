@@ -1,0 +1,41 @@
+"""Settings that contradict each other, or would be passed over without a word, are refused before a stage runs."""
+
+import pytest
+from pydantic import ValidationError
+
+from sawyer.pipeline.stages import data, dpo, label
+from sawyer.pipeline.stages.iterate import Settings
+
+NEEDS = {"model": "base", "data": "prompts", "reward": "reward"}
+
+
+def test_sampling_must_make_sense_at_the_temperatures_that_replace_its_own():
+    Settings(**NEEDS, sampling={"temperature": 0, "top_p": 0.9, "repetition_penalty": 1.1})
+    with pytest.raises(ValidationError, match=r"replaced by 1, .*: num_beams 2 searches and does not sample"):
+        Settings(**NEEDS, sampling={"temperature": 0, "num_beams": 2})
+    with pytest.raises(ValidationError, match=r"replaced by 0, .*: temperature 0 takes the likeliest"):
+        Settings(**NEEDS, temperatures=[0, 1], sampling={"typical_p": 0.5})
+
+
+def test_iterate_validates_once_an_iteration():
+    with pytest.raises(ValidationError, match="every iteration ends with a validation"):
+        Settings(**NEEDS, validate_every=5)
+
+
+def test_validations_need_data():
+    dpo.Settings(model="sft", data="pairs", validate_every=5, validation="test")
+    with pytest.raises(ValidationError, match="`validate_every` needs data to measure on"):
+        dpo.Settings(model="sft", data="pairs", validate_every=5)
+
+
+@pytest.mark.parametrize("more", [{"pairs": 2}, {"error_rate": 0.1}])
+def test_rankings_take_no_settings_of_pairs(more):
+    label.Settings(data="answers", **more)
+    with pytest.raises(ValidationError, match="are for `form: pairs`"):
+        label.Settings(data="answers", form="rankings", **more)
+
+
+def test_parts_are_not_split_again():
+    source = {"source": "verifiable", "split": "train", "n": 4}
+    with pytest.raises(ValidationError, match="`parts` come split"):
+        data.Settings(parts={"train": source}, split={"train": 0.5})
