@@ -4,7 +4,7 @@ It is an attention implementation registered with transformers, so any decoder w
 travels as the keyword argument `tree_layout` from the model's forward to every layer. Three kernels, one meaning:
 
 * `_dense`: each tree's scores as one matrix product. Fastest for short trees in bfloat16, and the only one that knows
-  soft-capping. Memory grows with the square of a tree's length.
+  soft-capping. Its memory grows with the square of a tree's length, for one layer at a time.
 * `_sdpa`: each tree through PyTorch's scaled_dot_product_attention with a mask; for long trees, and in float32.
 * `_flex`: the whole row through FlexAttention with a block mask; on CUDA.
 
@@ -115,20 +115,23 @@ def tree_mask(tree: Branches, window: int | None = None, device: torch.device | 
 class _DenseAttention(torch.autograd.Function):
     """softmax(scale * q k^T + bias) v with the query heads of a key head stacked, so keys are never copied.
 
-    The attention probabilities are kept for the backward in the compute precision.
+    The backward makes the probabilities again, so that no layer keeps memory that grows with the square of a length.
     """
 
     @staticmethod
     def forward(ctx, q_G_M_D, k_G_L_D, v_G_L_D, bias_M_L, scale):
-        scores = torch.baddbmm(bias_M_L, q_G_M_D, k_G_L_D.transpose(1, 2), alpha=scale)
-        p_G_M_L = torch.softmax(scores, dim=-1)
-        ctx.save_for_backward(q_G_M_D, k_G_L_D, v_G_L_D, p_G_M_L)
+        ctx.save_for_backward(q_G_M_D, k_G_L_D, v_G_L_D, bias_M_L)
         ctx.scale = scale
-        return torch.bmm(p_G_M_L, v_G_L_D)
+        return torch.bmm(_DenseAttention.probabilities(q_G_M_D, k_G_L_D, bias_M_L, scale), v_G_L_D)
+
+    @staticmethod
+    def probabilities(q_G_M_D, k_G_L_D, bias_M_L, scale):
+        return torch.softmax(torch.baddbmm(bias_M_L, q_G_M_D, k_G_L_D.transpose(1, 2), alpha=scale), dim=-1)
 
     @staticmethod
     def backward(ctx, grad):
-        q, k, v, p = ctx.saved_tensors
+        q, k, v, bias = ctx.saved_tensors
+        p = _DenseAttention.probabilities(q, k, bias, ctx.scale)
         grad = grad.contiguous()
         grad_v = torch.bmm(p.transpose(1, 2), grad)
         grad_s = torch._softmax_backward_data(torch.bmm(grad, v.transpose(1, 2)), p, -1, p.dtype)

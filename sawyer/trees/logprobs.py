@@ -2,8 +2,8 @@
 
 The vocabulary is walked in tiles: logits of a tile live just long enough to enter a running log-sum-exp, and the
 backward makes them again. A tile has at most `TOKENS * TILE` numbers whatever the batch and the vocabulary, and the
-head's weights stream through the caches once a pass. Where all logits together fit into `KEPT_BYTES`, they are kept for
-the backward instead: with a small model, making them again is a thirtieth of a training step.
+head's weights stream through the caches once a pass. In float32, where all logits together fit into `KEPT_BYTES`, they
+are kept for the backward instead: with a small model, making them again is a thirtieth of a training step.
 
 Shapes: N scored tokens, D hidden size, V vocabulary, n <= TOKENS, v <= TILE.
 """
@@ -39,7 +39,8 @@ def token_logprobs(
         scale: multiplies the logits before the cap (Granite, Cohere).
     """
     if type(head) is nn.Linear:
-        keeps = torch.is_grad_enabled() and 4 * len(target_N) * head.out_features <= KEPT_BYTES
+        whole = head.weight.element_size() * len(target_N) * head.out_features
+        keeps = torch.is_grad_enabled() and head.weight.dtype == torch.float32 and whole <= KEPT_BYTES
         return _TiledLogprobs.apply(hidden_N_D, head.weight, head.bias, target_N, softcap, scale, keeps)
 
     def plain(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
