@@ -22,8 +22,8 @@ from sawyer.errors import SawyerError
 
 MAX_LENGTH = {"dpo": 512, "reward": 512, "sft": 800}
 TRUTH_UPDATES = 1
-"""Later ones would compare learning, not computing: where a checkpoint's weights are bfloat16 numbers, as published ones
-are, a small update is lost in the rounding of both sides until several have added up, and in fp32 it is not."""
+"""Later ones would compare learning, not computing: where a checkpoint's weights are bfloat16 numbers, as published
+ones are, a small update is lost in the rounding of both sides until several have added up, and in fp32 it is not."""
 
 
 def options(task: str) -> argparse.ArgumentParser:

@@ -18,7 +18,8 @@ ROUNDED = {
     "reward": {"values": 1e-1, "grad_norms": 3e-1, "losses": 5e-2},  # differences of small numbers from a random head
     "sft": {"values": 2e-2, "grad_norms": 1e-1, "losses": 2e-2},
 }
-"""Of a bf16 run against fp32. Relative: rewards to the largest one, losses to at least 1, log-probs and gradient norms each to itself."""
+"""Of a bf16 run against fp32. Relative: rewards to the largest one, losses to at least 1, log-probs and gradient norms
+each to itself."""
 
 
 def compare(task: str, one: Result, other: Result, precision: str, roundings: int = 1) -> dict[str, Any]:
