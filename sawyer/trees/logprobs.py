@@ -1,9 +1,8 @@
-"""Log-probs of the scored tokens only, in memory that does not grow with tokens x vocabulary.
+"""Log-probs of the scored tokens only, without ever holding a [T, vocab] or even an [N, vocab] tensor.
 
 The vocabulary is walked in tiles: logits of a tile live just long enough to enter a running log-sum-exp, and the
-backward makes them again. A tile has at most `TOKENS * TILE` numbers whatever the batch and the vocabulary, and the
-head's weights stream through the caches once a pass. In float32, where all logits together fit into `KEPT_BYTES`, they
-are kept for the backward instead: with a small model, making them again is a thirtieth of a training step.
+backward makes them again. Memory is bounded by `TOKENS * TILE` numbers whatever the batch and the vocabulary, and the
+head's weights stream through the caches once a pass.
 
 Shapes: N scored tokens, D hidden size, V vocabulary, n <= TOKENS, v <= TILE.
 """
@@ -17,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 
 TOKENS = 2048
 TILE = 4096
-KEPT_BYTES = 256 << 20
 
 
 def token_logprobs(
@@ -39,9 +37,7 @@ def token_logprobs(
         scale: multiplies the logits before the cap (Granite, Cohere).
     """
     if type(head) is nn.Linear:
-        whole = head.weight.element_size() * len(target_N) * head.out_features
-        keeps = torch.is_grad_enabled() and head.weight.dtype == torch.float32 and whole <= KEPT_BYTES
-        return _TiledLogprobs.apply(hidden_N_D, head.weight, head.bias, target_N, softcap, scale, keeps)
+        return _TiledLogprobs.apply(hidden_N_D, head.weight, head.bias, target_N, softcap, scale)
 
     def plain(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         logits = head(hidden).float() * scale
@@ -84,11 +80,10 @@ def _picked(hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale):
 
 class _TiledLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale, keeps):
+    def forward(ctx, hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale):
         hidden_N_D = hidden_N_D.to(weight_V_D.dtype)
         normaliser_N = torch.empty(hidden_N_D.shape[0], dtype=torch.float32, device=hidden_N_D.device)
         picked_N = _picked(hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale)
-        ctx.kept = {}
         for begin in range(0, hidden_N_D.shape[0], TOKENS):
             part = slice(begin, begin + TOKENS)
             hidden, target = hidden_N_D[part], target_N[part]
@@ -97,8 +92,6 @@ class _TiledLogprobs(torch.autograd.Function):
                 logits = _logits(hidden, weight, bias, softcap, scale)
                 inside = _inside(target, rows)
                 logits[inside, target[inside] - rows.start] = picked_N[part][inside]
-                if keeps:
-                    ctx.kept[begin, rows.start] = logits
                 sums.append(torch.logsumexp(logits, dim=1))
             normaliser_N[part] = torch.logsumexp(torch.stack(sums), dim=0)
         ctx.save_for_backward(hidden_N_D, weight_V_D, bias_V, target_N, normaliser_N, picked_N)
@@ -118,10 +111,7 @@ class _TiledLogprobs(torch.autograd.Function):
             part = slice(begin, begin + TOKENS)
             hidden, target, grad = hidden_N_D[part], target_N[part], grad_N[part]
             for rows, weight, bias in _tiles(weight_V_D, bias_V):
-                # taken away, for they are changed in place: a second backward through a retained graph makes them again
-                logits = ctx.kept.pop((begin, rows.start), None)
-                if logits is None:
-                    logits = _logits(hidden, weight, bias, ctx.softcap, ctx.scale)
+                logits = _logits(hidden, weight, bias, ctx.softcap, ctx.scale)
                 inside = _inside(target, rows)
                 logits[inside, target[inside] - rows.start] = picked_N[part][inside]
                 slope = None if ctx.softcap is None else 1 - (logits / ctx.softcap) ** 2
@@ -144,4 +134,4 @@ class _TiledLogprobs(torch.autograd.Function):
                     grad_bias[rows] += d_logits.sum(0)
         if grad_hidden is not None:
             grad_hidden = grad_hidden.to(hidden_N_D.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None

@@ -40,10 +40,8 @@ def run(function, hidden, head, target, weight, **options):
 
 @pytest.mark.parametrize("options", [{}, {"softcap": 1.5}, {"scale": 0.3}, {"softcap": 1.5, "scale": 3.0}])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("kept", [0, logprobs.KEPT_BYTES])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_tile_and_chunk_sizes_change_nothing(sizes, kept, bias, options, monkeypatch):
-    monkeypatch.setattr(logprobs, "KEPT_BYTES", kept)
+def test_tile_and_chunk_sizes_change_nothing(sizes, bias, options, monkeypatch):
     monkeypatch.setattr(logprobs, "TOKENS", sizes[0])
     monkeypatch.setattr(logprobs, "TILE", sizes[1])
     hidden, head, target, weight = problem(bias)
@@ -131,7 +129,6 @@ class Largest(TorchDispatchMode):
 def test_no_tensor_of_tokens_by_vocabulary_is_ever_made(arch, decoder, grow, monkeypatch):
     monkeypatch.setattr(logprobs, "TOKENS", 64)
     monkeypatch.setattr(logprobs, "TILE", 128)
-    monkeypatch.setattr(logprobs, "KEPT_BYTES", 1 << 16)  # of some twenty times as much
     sizes = {}
     for vocabulary in (4000, 8000):
         model = decoder(arch, vocab_size=vocabulary, max_position_embeddings=128, hidden_size=32)
