@@ -22,8 +22,9 @@ from sawyer.errors import SawyerError
 
 MAX_LENGTH = {"dpo": 512, "reward": 512, "sft": 800}
 TRUTH_UPDATES = 1
-"""Later ones would compare learning, not computing: where a checkpoint's weights are bfloat16 numbers, as published
-ones are, a small update is lost in the rounding of both sides until several have added up, and in fp32 it is not."""
+"""Later ones would compare learning, not computing: the weights of a checkpoint lie on a coarse grid (published in
+bfloat16, or unpacked from 4 bits), and rounding makes nothing of a small update, or thirty times as much where they lie
+half-way between two bfloat16 numbers. It does so on both sides, and not in fp32."""
 
 
 def options(task: str) -> argparse.ArgumentParser:
