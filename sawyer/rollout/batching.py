@@ -12,7 +12,6 @@ Legend: A active sequences, V vocabulary, D hidden size, T tokens of packed prom
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 from sawyer.rollout.decoding import draw, full_logps
+from sawyer.rollout.keys import sequence_key
 from sawyer.rollout.kv_cache import KVCache
 from sawyer.rollout.penalties import History, depends_on_history, penalised
 from sawyer.rollout.sampling import Sampling
@@ -170,6 +170,6 @@ class ContinuousBatch:
 
 def _uniforms(seed: int, prompt: np.ndarray, sample: int, count: int) -> np.ndarray:
     """The uniform numbers, in [0, 1), of a sequence: the first ones are the same for every `count`."""
-    key = hashlib.blake2b(f"{seed} {sample} ".encode() + prompt.tobytes(), digest_size=16).digest()
-    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+    key = int.from_bytes(sequence_key(seed, prompt, sample), "little")
+    generator = np.random.Generator(np.random.Philox(key=key))
     return generator.random(count, dtype=np.float32)

@@ -124,3 +124,17 @@ def check_sampling(sampling: Sampling) -> None:
     """
     if (reason := contradiction(sampling)) is not None:
         raise SawyerError(reason)
+
+
+def check_token_ids(sampling: Sampling, vocabulary: int) -> None:
+    """Refuse token ids that a model does not have.
+
+    Args:
+        vocabulary: how many tokens the model has.
+
+    Raises:
+        SawyerError: says which setting names which token.
+    """
+    for name, ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
+        if (largest := max(ids, default=0)) >= vocabulary:
+            raise SawyerError(f"{name} names the token {largest}, but the model's vocabulary has {vocabulary}")

@@ -31,8 +31,9 @@ from sawyer.rollout.beam import beam_search
 from sawyer.rollout.cohorts import Limits, cohorts
 from sawyer.rollout.contrastive import contrastive_search
 from sawyer.rollout.fused import FusedDecoder, fuse
+from sawyer.rollout.prompts import check_prompt_ids, completions, read_prompts
 from sawyer.rollout.protocol import Completion, Sampling
-from sawyer.rollout.sampling import check_sampling
+from sawyer.rollout.sampling import check_sampling, check_token_ids
 from sawyer.rollout.search import Drawn
 from sawyer.rollout.stopping import Stopping
 
@@ -120,44 +121,9 @@ class TorchEngine:
                 context (the message names its index).
         """
         self.generate_ids([], sampling, n)  # n and settings are checked before any prompt is
-        empty = next((index for index, prompt in enumerate(prompts) if not prompt.text.strip()), None)
-        if empty is not None and not keep_failed:
-            raise SawyerError(f"prompt {empty} is empty")
-        asked: list[list[int]] = []
-        problems: list[str | None] = []
-        for index, prompt in enumerate(prompts):
-            ids, problem = self._read(prompt, sampling)
-            if problem is not None and not keep_failed:
-                raise SawyerError(f"prompt {index} {problem}")
-            problems.append(problem)
-            if problem is None:
-                asked.append(ids)
-        drawn = iter(self.generate_ids(asked, sampling, n, seed, progress))
-        text = Stopping(sampling, self.chat).text
-        return [
-            [Completion(d.ids, d.logps, text(d.ids), d.finished, full_logps=d.full_logps) for d in next(drawn)]
-            if problem is None
-            else [Completion.failed(f"the prompt {problem}")] * n
-            for problem in problems
-        ]
-
-    def _read(self, prompt: Prompt, sampling: Sampling) -> tuple[list[int], str | None]:
-        """A prompt's tokens, and what is wrong with it, to follow the words "the prompt"."""
-        if not prompt.text.strip():
-            return [], "is empty"
-        try:
-            ids = self.chat.prompt_ids(prompt.prompt)
-        except SawyerError as error:
-            return [], f"cannot be written: {error}"
-        return ids, self._too_long(ids, sampling)
-
-    def _too_long(self, ids: Sequence[int], sampling: Sampling) -> str | None:
-        if self._context is None or len(ids) + sampling.max_tokens <= self._context:
-            return None
-        return (
-            f"has {len(ids)} tokens, which with max_tokens {sampling.max_tokens} exceeds the model's context of "
-            f"{self._context}: shorten it or lower max_tokens"
-        )
+        asked, problems = read_prompts(prompts, self.chat, sampling.max_tokens, self._context, keep_failed=keep_failed)
+        drawn = self.generate_ids(asked, sampling, n, seed, progress)
+        return completions(problems, drawn, n, Stopping(sampling, self.chat).text)
 
     def generate_ids(
         self,
@@ -171,13 +137,8 @@ class TorchEngine:
         if n < 1:
             raise SawyerError(f"n is {n}: ask for at least one completion per prompt")
         check_sampling(sampling)
-        self._check_ids(sampling)
-        for index, ids in enumerate(prompts):
-            if not len(ids):
-                raise SawyerError(f"prompt {index} is empty")
-            problem = self._too_long(ids, sampling)
-            if problem is not None:
-                raise SawyerError(f"prompt {index} {problem}")
+        check_token_ids(sampling, self._model.get_output_embeddings().weight.shape[0])
+        check_prompt_ids(prompts, sampling.max_tokens, self._context)
         if not prompts:
             return []
         with self._ready():
@@ -209,12 +170,6 @@ class TorchEngine:
                 for index, drawn in zip(some, found, strict=True):
                     out[index] = (drawn * n)[:n]  # contrastive search finds one, which is every sample's answer
         return out
-
-    def _check_ids(self, sampling: Sampling) -> None:
-        size = self._model.get_output_embeddings().weight.shape[0]
-        for name, ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
-            if (largest := max(ids, default=0)) >= size:
-                raise SawyerError(f"{name} names the token {largest}, but the model's vocabulary has {size}")
 
     def forward(self, ids_B_T: torch.Tensor, position_B_T: torch.Tensor, cache: kv_cache.KVCache) -> torch.Tensor:
         """The backbone's hidden states `[B, T, D]`, keys and values going to the cache."""
