@@ -22,7 +22,7 @@ def require(peer: str) -> None:
     if peer != "trl":
         raise SawyerError(f"there is no peer called {peer!r}: the only one is trl")
     if importlib.util.find_spec("trl") is None:
-        raise SawyerError("TRL is not installed, so there is nothing to measure against: pip install 'sawyer[bench]'")
+        raise SawyerError("there is no TRL to measure against; in Sawyer's folder, pip install -e '.[bench]'")
 
 
 def run(job: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:

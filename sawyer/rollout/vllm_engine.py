@@ -80,7 +80,7 @@ class VllmEngine:
             from vllm import LLM
         except ImportError as error:
             raise SawyerError(
-                f"the vLLM engine needs a GPU and vLLM, install it with pip install 'sawyer[vllm]': {reason(error)}"
+                f"the vLLM engine needs a GPU and vLLM; in Sawyer's folder, pip install -e '.[vllm]': {reason(error)}"
             ) from error
         own = {"logprobs_mode": "processed_logprobs", "weight_transfer_config": vllm_weights.CONFIG}
         if taken := sorted(own.keys() & options.keys()):

@@ -314,7 +314,7 @@ def test_a_model_that_is_no_folder_of_safetensors_is_refused(vllm, chat, tmp_pat
 
 def test_without_vllm_the_extra_is_named(monkeypatch, chat):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(SawyerError, match=r"pip install 'sawyer\[vllm\]'"):
+    with pytest.raises(SawyerError, match=r"pip install -e '\.\[vllm\]'"):
         VllmEngine("model", chat)
 
 
