@@ -36,7 +36,7 @@ def options(task: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--peer", default="trl", help="whom to measure against; trl is the one there is")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="what both sides compute in")
-    add("--data", type=Path, help="an HH-RLHF file; without it, random tokens with the lengths of real data")
+    add("--data", type=Path, help="an HH-RLHF file; without it, text cut to the lengths of real data")
     add("--pairs", "--rows", dest="rows", type=int, default=32, help=f"{unit} in a turn")
     add("--batch", type=int, default=8, help=f"{unit} in an update, on both sides")
     add("--rounds", type=int, default=2, help="turns of each contender")

@@ -1,4 +1,4 @@
-"""What the contenders are given: token ids, generated with the lengths of real data or read from an HH-RLHF file.
+"""What the contenders are given: token ids, of text cut to the lengths of real data or read from an HH-RLHF file.
 
 A pair is `{"prompt", "chosen", "rejected"}`, a conversation `{"ids", "scored"}` with a flag for each token that says
 whether it is the assistant's. Both sides get these very ids, so neither side's tokenisation can make a difference.
@@ -56,25 +56,25 @@ def with_warm_up(rows: list[Row], batch: int) -> list[Row]:
 
 
 def generated_pairs(count: int, tokenizer: Any, max_length: int, seed: int) -> list[Row]:
-    """Pairs of random tokens with the lengths of HH-RLHF, each completion closed by the end token."""
+    """Pairs of stretches of text with the lengths of HH-RLHF, each completion closed by the end token."""
     rng = random.Random(seed)
-    words = _words(tokenizer)
+    text = _text(tokenizer)
     chosen = lengths(count, CHOSEN_TOKENS, 3, max_length // 2, rng)
     rejected = lengths(count, REJECTED_TOKENS, 3, max_length // 2, rng)
     prompts = lengths(count, PROMPT_TOKENS, 4, max_length, rng)
     rows = []
     for p, c, r in zip(prompts, chosen, rejected, strict=True):
         p = min(p, max_length - max(c, r))
-        prompt, first, second = (rng.choices(words, k=k) for k in (p, c - 1, r - 1))
+        prompt, first, second = (_stretch(text, k, rng) for k in (p, c - 1, r - 1))
         end = [tokenizer.eos_token_id]
         rows.append({"prompt": prompt, "chosen": first + end, "rejected": second + end})
     return rows
 
 
 def generated_conversations(count: int, tokenizer: Any, max_length: int, seed: int) -> list[Row]:
-    """Conversations of random tokens and mixed length: about 200 tokens a turn, 60 % of them the assistant's."""
+    """Conversations of text and mixed length: about 200 tokens a turn, 60 % of them the assistant's."""
     rng = random.Random(seed)
-    words = _words(tokenizer)
+    text = _text(tokenizer)
     high = min(LONGEST, max_length)
     rows = []
     for length in lengths(count, (min(CONVERSATION_TOKENS[0], high / 2), CONVERSATION_TOKENS[1]), SHORTEST, high, rng):
@@ -84,7 +84,7 @@ def generated_conversations(count: int, tokenizer: Any, max_length: int, seed: i
         for turn in range(turns):
             size = length // turns + (length % turns if turn == 0 else 0)
             asked = max(1, round(0.4 * size))
-            ids += [*rng.choices(words, k=size - 1), tokenizer.eos_token_id]
+            ids += [*_stretch(text, size - 1, rng), tokenizer.eos_token_id]
             scored += [False] * asked + [True] * (size - asked)
         rows.append({"ids": ids, "scored": scored})
     return rows
@@ -143,9 +143,21 @@ def describe(rows: Sequence[Row]) -> dict[str, Any]:
     return {"rows": len(rows), "mean_tokens": {part: round(value, 1) for part, value in figures.items()}}
 
 
-def _words(tokenizer: Any) -> list[int]:
-    special = set(tokenizer.all_special_ids)
-    return [i for i in range(len(tokenizer)) if i not in special]
+def _text(tokenizer: Any) -> list[int]:
+    """Tokens of the verifiable task's instructions and answers, end to end.
+
+    Random tokens would take the same time, but a model is lost in them: in bfloat16 the gradient of either side is then
+    a quarter off.
+    """
+    from sawyer.data.verifiable import demonstrations
+
+    texts = [str(turn["content"]) for record in demonstrations(200, "train") for turn in record.messages]
+    return [token for text in texts for token in tokenizer(f"{text}\n\n", add_special_tokens=False)["input_ids"]]
+
+
+def _stretch(text: list[int], size: int, rng: random.Random) -> list[int]:
+    start = rng.randrange(len(text) - size)
+    return text[start : start + size]
 
 
 def _hh(path: Path, tokenizer: Any) -> tuple[Any, Any]:
