@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import sys
 from typing import Any
 
@@ -20,13 +19,8 @@ def prepare() -> None:
     Keeps freed memory of the size of activations in the process. They come and go at every layer, and by default the C
     library returns them to the kernel each time, which then has to clear the same pages again. Larger blocks, such as
     the gradient of an embedding, still come from the kernel and go back to it.
-
-    Lets oneDNN remember 256 of the products that it has prepared, and not 1,024: with rows of ever new lengths they
-    take 0.3 MB each and are seldom met again. A number in ONEDNN_PRIMITIVE_CACHE_CAPACITY counts before ours.
     """
     import torch
-
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")  # read at the first product
 
     torch.set_flush_denormal(True)
     libc = _glibc()
