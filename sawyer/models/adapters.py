@@ -68,7 +68,7 @@ class Trainable:
 
         core = cast(Any, self.model).get_base_model()
         deltas = {
-            f"{name}.base_layer.weight": module.get_delta_weight("default").detach()
+            f"{name}.base_layer.weight": cast(Any, module).get_delta_weight("default").detach()
             for name, module in core.named_modules()
             if isinstance(module, LoraLayer)
         }
