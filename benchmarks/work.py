@@ -44,15 +44,17 @@ WARM_UP = 2
 
 
 def with_warm_up(rows: list[Row], batch: int) -> list[Row]:
-    """The rows, after the largest batch of them `WARM_UP` times.
+    """The rows, after the `WARM_UP` largest batches of them, the largest last.
 
     A process pays for memory when it first touches it: for activations in the first update, and in the second again for
-    those whose place the optimiser's state has taken. After two of the largest batch there is enough for all.
+    those whose place the optimiser's state has taken. After the largest batch there is enough for all. The batches
+    differ where there are several, because a second update on the same batch says how much was learned from it, which
+    bfloat16 changes on every side, and not whether both sides compute the same thing.
     """
-    largest = max(
-        (rows[i : i + batch] for i in range(0, len(rows), batch)), key=lambda group: sum(map(tokens_once, group))
-    )
-    return largest * WARM_UP + rows
+    groups = [rows[i : i + batch] for i in range(0, len(rows), batch)]
+    groups.sort(key=lambda group: sum(map(tokens_once, group)))
+    groups = groups[:1] * (WARM_UP - len(groups)) + groups
+    return [row for group in groups[-WARM_UP:] for row in group] + rows
 
 
 def generated_pairs(count: int, tokenizer: Any, max_length: int, seed: int) -> list[Row]:

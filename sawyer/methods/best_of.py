@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
 from sawyer.feedback.protocol import Feedback
-from sawyer.rollout.sampling import Sampling
+from sawyer.rollout.sampling import Sampling, check_sampling
 
 if TYPE_CHECKING:
     import torch
@@ -99,8 +99,7 @@ class BestOfEngine:
         keep_failed: bool = False,
     ) -> list[list[Completion]]:
         """See `Engine.generate`; `progress` counts the tokens of all candidates."""
-        if n < 1:
-            raise SawyerError(f"n is {n}: ask for at least one completion per prompt")
+        check_sampling(sampling, n)
         count = self.candidates
         choices = best_of(
             self.engine, self.feedback, prompts, sampling, n * count,

@@ -136,9 +136,7 @@ class ApiEngine:
         """
         from sawyer.rollout.sampling import check_sampling
 
-        if n < 1:
-            raise SawyerError(f"n is {n}: ask for at least one completion per prompt")
-        check_sampling(sampling)
+        check_sampling(sampling, n)
         completions: list[list[Completion]] = [[Completion.failed("the prompt is empty")] * n for _ in prompts]
         jobs = self._jobs(prompts, sampling_fields(sampling, self.settings), n, seed)
         empty = next((index for index, prompt in enumerate(prompts) if not prompt.text.strip()), None)

@@ -116,12 +116,17 @@ def contradiction(sampling: Sampling) -> str | None:
     return None
 
 
-def check_sampling(sampling: Sampling) -> None:
+def check_sampling(sampling: Sampling, n: int = 1) -> None:
     """Refuse settings that contradict each other, for settings that were changed without validation.
 
+    Args:
+        n: completions of each prompt.
+
     Raises:
-        SawyerError: says which.
+        SawyerError: says which, or that n is not positive.
     """
+    if n < 1:
+        raise SawyerError(f"n is {n}: ask for at least one completion per prompt")
     if (reason := contradiction(sampling)) is not None:
         raise SawyerError(reason)
 

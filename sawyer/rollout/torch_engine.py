@@ -134,9 +134,7 @@ class TorchEngine:
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Drawn]]:
         """As `generate`, on tokens."""
-        if n < 1:
-            raise SawyerError(f"n is {n}: ask for at least one completion per prompt")
-        check_sampling(sampling)
+        check_sampling(sampling, n)
         check_token_ids(sampling, self._model.get_output_embeddings().weight.shape[0])
         check_prompt_ids(prompts, sampling.max_tokens, self._context)
         if not prompts:

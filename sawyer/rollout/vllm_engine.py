@@ -148,9 +148,7 @@ class VllmEngine:
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Drawn]]:
         """As `generate`, on tokens."""
-        if n < 1:
-            raise SawyerError(f"n is {n}: ask for at least one completion per prompt")
-        check_sampling(sampling)
+        check_sampling(sampling, n)
         ends = Stopping(sampling, self.chat).end_ids
         check_token_ids(sampling, self._llm.model_config.get_vocab_size())
         check_for_vllm(sampling, ends)

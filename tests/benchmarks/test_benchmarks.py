@@ -88,7 +88,9 @@ def test_generated_pairs_have_the_lengths_of_hh_rlhf(tiny_tokenizer):
 def test_the_largest_batch_warms_up():
     rows = [{"prompt": [1] * n, "chosen": [3], "rejected": [4]} for n in (1, 2, 9, 8, 3, 1)]
     warmed = work.with_warm_up(rows, 2)
-    assert [len(row["prompt"]) for row in warmed] == [9, 8, 9, 8, 1, 2, 9, 8, 3, 1]
+    assert [len(row["prompt"]) for row in warmed] == [3, 1, 9, 8, 1, 2, 9, 8, 3, 1]
+    alone = work.with_warm_up(rows[:2], 2)
+    assert [len(row["prompt"]) for row in alone] == [1, 2, 1, 2, 1, 2]
 
 
 def test_lengths_have_their_mean_whatever_their_number():
