@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ def run(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> dict[str, Any]
     `memory_bytes` is what the process took from before the model was loaded to its highest point while generating;
     `needed_bytes` what weights and keys and values of all sequences come to.
     """
+    if "alone" in job:
+        return {"refresh": _refresh, "queue": _queue}[job["alone"]](job, prompts)
     before = _status("VmRSS")
     generate, model = _CONTENDERS[job["contender"]](job, prompts)
     generate(WARM_UP_TOKENS, WARM_UP_TOKENS)
@@ -54,6 +57,45 @@ def run(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> dict[str, Any]
         result["needed_bytes"] = _needed_bytes(model, prompts, job)
         result["flops"] = flops(model, prompts, completions, job["n"])
     return result
+
+
+def _refresh(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Seconds that an engine takes for the weights of a float32 trainer: the median of three after a first."""
+    from sawyer.data.chat import ChatFormat
+    from sawyer.models.load import load_policy, load_tokenizer
+    from sawyer.rollout.sampling import Sampling
+    from sawyer.rollout.torch_engine import TorchEngine
+
+    model = load_policy(job["model"])
+    engine = TorchEngine(model, ChatFormat(load_tokenizer(job["model"])), precision=job["precision"])
+    seconds = []
+    for _ in range(4):
+        began = time.perf_counter()
+        engine.load(model.state_dict())
+        loaded = time.perf_counter() - began
+        engine.generate_ids(prompts, Sampling(temperature=0.0, max_tokens=1))  # whatever a refresh leaves for later
+        began = time.perf_counter()
+        engine.generate_ids(prompts, Sampling(temperature=0.0, max_tokens=1))
+        again = time.perf_counter() - began
+        began = time.perf_counter()
+        engine.load(model.state_dict())
+        engine.generate_ids(prompts, Sampling(temperature=0.0, max_tokens=1))
+        seconds.append(max(loaded, time.perf_counter() - began - again))
+    return {"seconds": median(seconds[1:])}
+
+
+def _queue(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """New tokens a second with the first `few` prompts and with all of them, and the second rate over the first."""
+    generate_few, _ = _sawyer(job, prompts[: job["few"]])
+    generate_all, _ = _sawyer(job, prompts)
+    generate_few(WARM_UP_TOKENS, WARM_UP_TOKENS)
+    rates = []
+    for generate in (generate_few, generate_all, generate_few):
+        began = time.perf_counter()
+        tokens = sum(map(len, generate(job["min_tokens"], job["max_tokens"])))
+        rates.append(tokens / (time.perf_counter() - began))
+    few = (rates[0] + rates[2]) / 2
+    return {"few_tokens_per_second": few, "all_tokens_per_second": rates[1], "ratio": rates[1] / few}
 
 
 def flops(
@@ -76,7 +118,7 @@ def _sawyer(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> tuple[Gene
     from sawyer.rollout.torch_engine import TorchEngine
 
     model = load_policy(job["model"], dtype=DTYPES[job["precision"]])
-    engine = TorchEngine(model, ChatFormat(load_tokenizer(job["model"])), share=True)
+    engine = TorchEngine(model, ChatFormat(load_tokenizer(job["model"])), take=True)
 
     def generate(least: int, most: int) -> list[list[int]]:
         sampling = Sampling(temperature=job["temperature"], min_tokens=least, max_tokens=most)

@@ -5,6 +5,8 @@
 | `fixed` | 8 prompts x 8 samples of exactly 64 tokens |
 | `natural` | 16 prompts x 8 samples which end when they end, of at most 256 tokens |
 | `greedy` | one prompt, one greedy completion of exactly 64 tokens |
+| `refresh` | nothing: seconds until the engine has taken a trainer's float32 weights; ours alone |
+| `queue` | 500 and 10,000 prompts, one sample of exactly 16 tokens each; ours alone, and only where it is asked for |
 
 Contenders alternate, each turn in a process of its own. `generate()` runs in bf16 and in fp32, and its faster precision
 counts; ours runs in `--precision`. First both sides must agree: the same greedy tokens in fp32.
@@ -29,6 +31,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "natural": {"prompts": 16, "n": 8, "temperature": 1.0, "min_tokens": 0, "max_tokens": 256},
     "greedy": {"prompts": 1, "n": 1, "temperature": 0.0, "min_tokens": 64, "max_tokens": 64},
 }
+ALONE: dict[str, dict[str, Any]] = {
+    "refresh": {"prompts": 1, "n": 1, "temperature": 0.0, "min_tokens": 1, "max_tokens": 1},
+    "queue": {"prompts": 10_000, "few": 500, "n": 1, "temperature": 1.0, "min_tokens": 16, "max_tokens": 16},
+}
 AGREE_TOKENS = 16
 
 
@@ -40,7 +46,7 @@ def options() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--peer", default="hf", help="hf or ctranslate2")
     add("--precision", choices=("fp32", "bf16"), default="bf16", help="what ours computes in")
-    add("--settings", default=",".join(SETTINGS), help="which settings to measure")
+    add("--settings", default=",".join([*SETTINGS, "refresh"]), help="which settings to measure")
     add("--rounds", type=int, default=2, help="turns of each contender")
     add("--model", default="smollm2", help="smollm2, a folder, or a hub id")
     add("--threads", type=int, default=measure.cores(), help="threads of each contender")
@@ -73,11 +79,13 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     """
     generators.require(chosen.peer)
     names = chosen.settings.split(",")
-    unknown = [name for name in names if name not in SETTINGS]
-    if unknown or chosen.rounds < 1:
-        raise SawyerError(f"there is no setting {unknown[0]!r}: choose of {', '.join(SETTINGS)}" if unknown else
-                          "--rounds must be at least 1")  # fmt: skip
-    prompts = _prompts(chosen.model)
+    unknown = [name for name in names if name not in SETTINGS and name not in ALONE]
+    if unknown:
+        raise SawyerError(f"there is no setting {unknown[0]!r}: choose of {', '.join([*SETTINGS, *ALONE])}")
+    if chosen.rounds < 1:
+        raise SawyerError("--rounds must be at least 1")
+    asked = {name: (SETTINGS | ALONE)[name] for name in names}
+    prompts = _prompts(chosen.model, max(setting["prompts"] for setting in (*asked.values(), SETTINGS["greedy"])))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "prompts.json")
         file.write_text(json.dumps(prompts))
@@ -89,11 +97,15 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
         if not result["same"]:
             print("The two sides do not write the same greedy tokens, so they are not timed.", file=sys.stderr)
             return result
-        for name in names:
-            setting = SETTINGS[name]
+        for name, setting in asked.items():
             job = {**common, **setting, "limit": setting["prompts"]}
-            result[name] = _setting(name, job, chosen)
-            _show(name, result[name])
+            if name in ALONE:
+                ours = {"contender": "sawyer", "precision": chosen.precision, "alone": name}
+                result[name] = measure.in_own_process({**job, **ours})
+                print(f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in result[name].items()), flush=True)
+            else:
+                result[name] = _setting(name, job, chosen)
+                _show(name, result[name])
     return result
 
 
@@ -139,14 +151,13 @@ def _agree(common: dict[str, Any]) -> bool:
     return ours["completions"] == theirs["completions"]
 
 
-def _prompts(model: str) -> list[list[int]]:
+def _prompts(model: str, count: int) -> list[list[int]]:
     from sawyer.data.chat import ChatFormat
     from sawyer.data.verifiable import make_prompts
     from sawyer.models.load import load_tokenizer
 
     chat = ChatFormat(load_tokenizer(model), default="plain")
-    most = max(setting["prompts"] for setting in SETTINGS.values())
-    return [chat.prompt_ids(prompt.prompt) for prompt in make_prompts(most, "test")]
+    return [chat.prompt_ids(prompt.prompt) for prompt in make_prompts(count, "test")]
 
 
 def _show(name: str, figures: dict[str, Any]) -> None:

@@ -128,6 +128,8 @@ def generate(
     system: Annotated[str | None, typer.Option(help="A system turn for the prompts that have none.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")] = False,
     as_json: AsJson = False,
+    engine: Annotated[str, typer.Option(metavar="torch|vllm", help="What runs a local model.")] = "torch",
+    gpus: Annotated[int | None, typer.Option(help="With --engine vllm: how many GPUs to split the model over.")] = None,
     precision: Annotated[str | None, typer.Option(metavar="fp32|bf16", help="Of a local model. Default: fp32.")] = None,
     batch: Annotated[int | None, typer.Option(help="Local model: sequences at a time. Default: 256.")] = None,
     chat_template: Annotated[str | None, typer.Option(help="Local model: template, by name or as Jinja text.")] = None,
@@ -141,6 +143,8 @@ def generate(
     Example: sawyer generate --model smollm2 --prompts questions.txt --n 4 --out answers.jsonl
 
     Example: sawyer generate --model runs/quickstart/sft --prompts test.parquet --temperature 0 --out answers.parquet
+
+    Example: sawyer generate --engine vllm --gpus 4 --model org/model --prompts questions.jsonl --out answers.jsonl
 
     Example: sawyer generate --endpoint http://localhost:8000/v1 --model qwen3-8b --prompts questions.jsonl
     --out answers.jsonl --concurrency 32 --vendor-options --top-k 20
@@ -166,6 +170,8 @@ def generate(
         sampling=settings_from(Sampling, given(context, Sampling)),
         system=system,
         overwrite=overwrite,
+        engine=engine,
+        gpus=gpus,
         precision=precision,
         batch=batch,
         chat_template=chat_template,

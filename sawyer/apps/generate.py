@@ -31,10 +31,13 @@ from sawyer.rollout.files import generate_resumably
 from sawyer.rollout.protocol import Completion, Engine, Sampling
 
 if TYPE_CHECKING:
+    from sawyer.data.chat import ChatFormat
     from sawyer.rollout.api_engine import ApiEngine
 
 PRECISION: Literal["fp32"] = "fp32"
 BATCH = 256
+ENGINES = "torch", "vllm"
+VLLM_CHUNK = 4096  # completions; vLLM keeps its own queue, which a chunk should not drain often
 CHUNK_BATCHES = 2
 """How many batches a chunk is: what a kill loses, and how often a batch runs dry."""
 
@@ -53,8 +56,12 @@ class Request:
     system: str | None = None
     overwrite: bool = False
 
+    engine: str = "torch"
+    """What runs a local model: `torch` or `vllm`."""
+    gpus: int | None = None
+    """With vLLM: over how many GPUs each weight is split."""
     precision: str | None = None
-    """`fp32` (the default) or `bf16`."""
+    """`fp32` or `bf16`. Default: fp32; with vLLM, what the model's config says."""
     batch: int | None = None
     """Most sequences at a time."""
     chat_template: str | None = None
@@ -136,7 +143,16 @@ def _check(request: Request) -> None:
         raise SawyerError(f"--n is {request.n}: ask for at least one completion of each prompt")
     if not request.model.strip():
         raise SawyerError("--model is empty; name a model")
-    local = {"--precision": request.precision, "--batch": request.batch, "--chat-template": request.chat_template}
+    if request.engine not in ENGINES:
+        raise SawyerError(f"--engine is {request.engine!r}; choose {' or '.join(ENGINES)}")
+    if request.gpus is not None and (request.engine != "vllm" or request.gpus < 1):
+        raise SawyerError(
+            "--gpus must be at least 1"
+            if request.gpus < 1
+            else "--gpus is for vLLM; give --engine vllm too, or drop it"
+        )
+    local = {"--precision": request.precision, "--batch": request.batch, "--chat-template": request.chat_template,
+             "--engine": None if request.engine == ENGINES[0] else request.engine}  # fmt: skip
     if request.api is not None:
         misplaced = [option for option, value in local.items() if value is not None]
         if misplaced:
@@ -208,6 +224,7 @@ def _fingerprint(request: Request, prompts: PromptFile) -> str:
         {
             **asked,
             "model": path_sha256(Path(place)) if Path(place).exists() else place,
+            "engine": request.engine,
             "precision": request.precision or PRECISION,
             "batch": request.batch or BATCH,
             "chat_template": request.chat_template,
@@ -219,24 +236,45 @@ def _fingerprint(request: Request, prompts: PromptFile) -> str:
 
 
 def _local(request: Request, voice: Voice) -> tuple[Engine, int]:
-    """A torch engine on the fastest device there is, and how many prompts a chunk is."""
-    import torch
-
+    """An engine for a local model, and how many prompts a chunk is."""
     from sawyer.data.chat import ChatFormat
-    from sawyer.models.load import load_policy, load_tokenizer
-    from sawyer.models.precision import DTYPES
+    from sawyer.models.load import load_tokenizer
     from sawyer.rollout.sampling import check_sampling
-    from sawyer.rollout.torch_engine import TorchEngine
 
     check_sampling(request.sampling)
-    batch = request.batch or BATCH
     tokenizer = load_tokenizer(request.model)
     chat = ChatFormat(tokenizer, request.chat_template, default="plain")
     if request.chat_template is None and getattr(tokenizer, "chat_template", None) is None:
         voice.say(f"{request.model} has no chat template: prompts are written in the template plain (Human, Assistant)")
+    return (_vllm if request.engine == "vllm" else _torch)(request, chat)
+
+
+def _torch(request: Request, chat: ChatFormat) -> tuple[Engine, int]:
+    """A torch engine on the fastest device there is."""
+    import torch
+
+    from sawyer.models.load import load_policy
+    from sawyer.models.precision import DTYPES
+    from sawyer.rollout.torch_engine import TorchEngine
+
+    batch = request.batch or BATCH
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     model: Any = load_policy(request.model, dtype=DTYPES[request.precision or PRECISION])
-    return TorchEngine(model.to(device), chat, share=True, max_batch=batch), max(1, CHUNK_BATCHES * batch // request.n)
+    return TorchEngine(model.to(device), chat, take=True, max_batch=batch), max(1, CHUNK_BATCHES * batch // request.n)
+
+
+def _vllm(request: Request, chat: ChatFormat) -> tuple[Engine, int]:
+    from sawyer.rollout.vllm_engine import VllmEngine
+
+    engine = VllmEngine(
+        request.model,
+        chat,
+        tensor_parallel_size=request.gpus or 1,
+        dtype={None: "auto", "fp32": "float32", "bf16": "bfloat16"}[request.precision],
+        gpu_memory_utilization=0.9,  # nobody trains beside it
+        **({} if request.batch is None else {"max_num_seqs": request.batch}),
+    )
+    return engine, max(1, VLLM_CHUNK // request.n)
 
 
 def _remote(request: Request, work: Path) -> tuple[ApiEngine, int]:

@@ -130,7 +130,7 @@ class ContinuousBatch:
         changed_A_V = logits_A_V
         if self.penalised:
             histories = [s.history for s in sequences if s.history is not None]
-            changed_A_V = penalised(logits_A_V.float(), self.sampling, histories, self.stopping.end_ids)
+            changed_A_V = penalised(logits_A_V, self.sampling, histories, self.stopping.end_ids)
         token_A, logp_A = draw(changed_A_V, self.sampling, uniforms)
         tokens = token_A.tolist()
         for sequence, token, logp in zip(sequences, tokens, logp_A.tolist(), strict=True):

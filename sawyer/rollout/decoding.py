@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import torch
 
-from sawyer.rollout.filters import keep
+from sawyer.rollout import native
+from sawyer.rollout.filters import filters, keep
 from sawyer.rollout.sampling import Sampling
 
 _BLOCK = 256  # the vocabulary is searched in two steps: which block, then which token of it
@@ -30,10 +31,14 @@ def draw(logits_B_V: torch.Tensor, sampling: Sampling, uniform_B: torch.Tensor) 
     Returns:
         token_B (int64), logp_B (float32)
     """
-    logits_B_V = logits_B_V.float()
     if sampling.temperature == 0:
         token_B = logits_B_V.argmax(-1)
         return token_B, torch.zeros_like(token_B, dtype=torch.float32)
+    if not filters(sampling):
+        drawn = native.sample(logits_B_V, sampling.temperature, uniform_B)
+        if drawn is not None:
+            return drawn
+    logits_B_V = logits_B_V.float()
     if sampling.temperature != 1:
         logits_B_V = logits_B_V / sampling.temperature
     kept_B_K, ids_B_K = keep(logits_B_V, sampling)

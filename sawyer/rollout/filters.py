@@ -18,6 +18,11 @@ from sawyer.rollout.sampling import Sampling
 _FEW = 1024  # candidates tried first; the whole vocabulary is sorted only where they are too few
 
 
+def filters(sampling: Sampling) -> bool:
+    """Whether any token may be dropped."""
+    return sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0 or sampling.typical_p < 1
+
+
 def keep(logits_B_V: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The logits that the filters leave: those of K candidates with their ids, or of the whole vocabulary.
 

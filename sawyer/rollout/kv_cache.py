@@ -40,10 +40,23 @@ class Span:
     slots: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """How a layer's own code asked to attend."""
+
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+
 class KVCache:
     """Keys and values `[S, J, T, D]` of every layer, allocated once; sequences occupy slots.
 
     Before a forward, `plan_prefill` or `plan_decode` says what its tokens are.
+
+    Attributes:
+        asked: by layer, how `attend` was last asked.
+        position_A: where the tokens of a decoding step stand.
     """
 
     def __init__(self, slots: int, length: int):
@@ -52,6 +65,25 @@ class KVCache:
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._spans: Sequence[Span] | None = None
         self._masks: dict[int | None, torch.Tensor | None] = {}
+        self.asked: dict[int, Asked] = {}
+
+    @property
+    def decoding(self) -> bool:
+        """Whether `plan_decode` was the last plan."""
+        return self._spans is None
+
+    def layer(
+        self, index: int, kv_heads: int, sizes: tuple[int, int], like: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values `[S, J, T, D]` of a layer, made if need be, of the type and on the device of `like`.
+
+        Args:
+            sizes: D of keys and of values.
+        """
+        if index not in self._layers:
+            keys, values = (like.new_zeros(self.slots, kv_heads, self.length, size) for size in sizes)
+            self._layers[index] = keys, values
+        return self._layers[index]
 
     def plan_prefill(self, spans: Sequence[Span]) -> None:
         """The next forward is one row of prompts end to end; none sees another."""
@@ -60,7 +92,7 @@ class KVCache:
     def plan_decode(self, position_A: torch.Tensor) -> None:
         """The next forward is one token of each of the first A slots, at these positions."""
         self._spans = None
-        self._position_A = position_A
+        self.position_A = position_A
         self._row_A = torch.arange(len(position_A), device=position_A.device)
         self._until = int(position_A.max()) + 1
         self._masks = {}
@@ -99,15 +131,12 @@ class KVCache:
         softcap: float | None,
     ) -> torch.Tensor:
         """Store the new keys and values, and attend. Tensors are `[B, heads, T, D]`; so is what comes back."""
-        if layer not in self._layers:
-            self._layers[layer] = tuple(  # type: ignore[assignment]  # a pair
-                new.new_zeros(self.slots, new.shape[1], self.length, new.shape[3]) for new in (key, value)
-            )
-        keys_S_J_T_D, values_S_J_T_D = self._layers[layer]
+        self.asked[layer] = Asked(scaling, window, softcap)
+        keys_S_J_T_D, values_S_J_T_D = self.layer(layer, key.shape[1], (key.shape[3], value.shape[3]), key)
         if self._spans is None:
             active, heads, _, size = query.shape
-            keys_S_J_T_D[self._row_A, :, self._position_A] = key[:, :, 0]
-            values_S_J_T_D[self._row_A, :, self._position_A] = value[:, :, 0]
+            keys_S_J_T_D[self._row_A, :, self.position_A] = key[:, :, 0]
+            values_S_J_T_D[self._row_A, :, self.position_A] = value[:, :, 0]
             keys = keys_S_J_T_D[:active, :, : self._until]
             values = values_S_J_T_D[:active, :, : self._until]
             grouped = query.reshape(active, keys.shape[1], -1, size)  # the queries that share a key head, side by side
@@ -131,10 +160,10 @@ class KVCache:
         if window not in self._masks:
             mask = None
             if not self._level or window is not None:
-                key_T = torch.arange(self._until, device=self._position_A.device)
-                seen_A_T = key_T <= self._position_A[:, None]
+                key_T = torch.arange(self._until, device=self.position_A.device)
+                seen_A_T = key_T <= self.position_A[:, None]
                 if window is not None:
-                    seen_A_T &= key_T > self._position_A[:, None] - window
+                    seen_A_T &= key_T > self.position_A[:, None] - window
                 mask = torch.zeros(seen_A_T.shape, dtype=dtype, device=key_T.device)
                 mask = mask.masked_fill_(~seen_A_T, float("-inf"))[:, None, None]
             self._masks[window] = mask

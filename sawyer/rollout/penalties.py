@@ -107,7 +107,7 @@ def penalised(
     """The logits after biases, penalties, n-grams and the minimum length; the ones given stay as they are.
 
     Args:
-        logits_B_V: float32.
+        logits_B_V: of any type; what comes back is float32 if there was something to compute.
         histories: of the B sequences, made with the same `sampling`.
         end_ids: the tokens that end a completion.
 
@@ -119,7 +119,7 @@ def penalised(
     penalties = s.repetition_penalty != 1 or s.frequency_penalty != 0 or s.presence_penalty != 0
     if not (s.logit_bias or penalties or any(banned)):
         return logits_B_V
-    out_B_V = logits_B_V.clone()
+    out_B_V = logits_B_V.to(torch.float32 if s.logit_bias or penalties else logits_B_V.dtype, copy=True)
     if s.logit_bias:
         biased = torch.tensor(list(s.logit_bias), device=device)
         out_B_V[:, biased] += torch.tensor(list(s.logit_bias.values()), device=device)

@@ -30,7 +30,7 @@ from sawyer.rollout.batching import ContinuousBatch
 from sawyer.rollout.beam import beam_search
 from sawyer.rollout.cohorts import Limits, cohorts
 from sawyer.rollout.contrastive import contrastive_search
-from sawyer.rollout.fused import FusedDecoder, fuse
+from sawyer.rollout.fused import FusedDecoder, can_pack, fuse
 from sawyer.rollout.prompts import check_prompt_ids, completions, read_prompts
 from sawyer.rollout.protocol import Completion, Sampling
 from sawyer.rollout.sampling import check_sampling, check_token_ids
@@ -54,16 +54,19 @@ class TorchEngine:
         max_batch: int = 256,
         token_budget: int = 32_768,
         share: bool = False,
+        take: bool = False,
     ):
         """
         Args:
             model: a Hugging Face causal language model, with or without adapters (peft).
             chat: how prompts and completions are written.
-            precision: type of the engine's own weights and cache; ignored if `share`.
+            precision: type of the engine's own weights and cache; ignored if `share` or `take`.
             max_batch: most sequences at a time.
             token_budget: most tokens that the cache holds, besides one prompt: fewer sequences run at a time if they
                 are long.
             share: generate with `model` itself, in its own precision, rather than with a copy. It is left as it was.
+            take: the same, but the model is the engine's from now on: it may be rearranged for speed, and nobody else
+                can use it.
 
         Raises:
             SawyerError: the architecture has layers that are not attention over a plain cache.
@@ -74,13 +77,15 @@ class TorchEngine:
                 f"the torch engine cannot generate with a {type(base).__name__}: it needs a decoder whose layers are "
                 "all attention through transformers' AttentionInterface"
             )
+        if share and take:
+            raise SawyerError("an engine either shares its model or takes it: choose one")
         if max_batch < 1 or token_budget < 1:
             raise SawyerError("max_batch and token_budget must be at least 1")
         self.chat = chat
         self.limits = Limits(max_batch, token_budget)
         self.forward_tokens = 0
         self._shared = share
-        self._model = base if share else _frozen_copy(base, DTYPES[precision])
+        self._model = base if share or take else _frozen_copy(base, DTYPES[precision])
         self._fused: FusedDecoder | None = None
         self._tried = False
         self._context = getattr(base.config.get_text_config(), "max_position_embeddings", None)
@@ -101,7 +106,11 @@ class TorchEngine:
             for name, own in self._model.named_parameters():
                 if name not in weights or weights[name].shape != own.shape:
                     raise SawyerError(f"the weights for the engine lack {name} of shape {tuple(own.shape)}")
-                own.copy_(weights[name])
+                if not own.is_meta:  # packed
+                    own.copy_(weights[name])
+            if self._fused is not None:
+                names = {module: name for name, module in self._model.named_modules()}
+                self._fused.load(lambda layer: weights[f"{names[layer]}.weight"])
 
     def generate(
         self,
@@ -216,6 +225,8 @@ class TorchEngine:
             with torch.no_grad() if self._shared else torch.inference_mode():
                 if not self._tried:
                     self._tried, self._fused = True, fuse(model, self._plain_forward)
+                    if self._fused is not None and not self._shared and can_pack(model.dtype, self.device):
+                        self._fused.pack()
                 if self._fused is not None:
                     self._fused.link()
                 yield

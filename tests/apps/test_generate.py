@@ -13,6 +13,7 @@ import pytest
 
 from sawyer.data.files import raw_rows, write_rows
 from sawyer.rollout.torch_engine import TorchEngine
+from tests.rollout import fake_vllm
 from tests.rollout.chat_server import KEY, completion, echo, refusal
 
 ROOT = Path(__file__).parents[2]
@@ -166,6 +167,23 @@ def test_chunks_of_other_options_are_not_taken(local, monkeypatch, other):
     assert len(made) == 3
 
 
+def test_vllm_generates_when_asked(local, monkeypatch):
+    class Recorded(fake_vllm.LLM):
+        def __init__(self, *arguments, **options):
+            made.append(options)
+            super().__init__(*arguments, **options)
+
+    made = []
+    monkeypatch.setattr(fake_vllm, "LLM", Recorded)
+    fake_vllm.install(monkeypatch)
+    code, out, err = local("--engine", "vllm", "--gpus", 2, "--precision", "fp32", "--batch", 3, "--n", 2)
+    assert code == 0, err
+    assert out.startswith("6 completions of 3 prompts in ")
+    assert all(len(sample["ids"]) == len(sample["logps"]) > 0 for row in rows() for sample in row["samples"])
+    (options,) = made
+    assert (options["tensor_parallel_size"], options["max_num_seqs"], options["dtype"]) == (2, 3, "float32")
+
+
 # --- mistakes ---------------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +198,10 @@ def test_chunks_of_other_options_are_not_taken(local, monkeypatch, other):
         (("--min-tokens", 9), "min_tokens 9 is more than max_tokens 6"),
         (("--precision", "fp8"), "--precision is 'fp8'; choose fp32 or bf16"),
         (("--batch", 0), "--batch is 0"),
+        (("--engine", "tgi"), "--engine is 'tgi'; choose torch or vllm"),
+        (("--gpus", 2), "--gpus is for vLLM; give --engine vllm too, or drop it"),
+        (("--engine", "vllm", "--gpus", 0), "--gpus must be at least 1"),
+        (("--engine", "vllm", "--endpoint", "http://localhost:1/v1"), "--engine is for local models"),
         (("--concurrency", 4), "--concurrency is for remote models"),
         (("--cache", "c"), "--cache keeps the answers of remote models"),
         (("--endpoint", "http://localhost:1/v1", "--batch", 4), "--batch is for local models"),

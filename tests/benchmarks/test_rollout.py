@@ -12,13 +12,27 @@ def test_the_command_writes_its_figures(saved_policy, tmp_path, monkeypatch):
     monkeypatch.setitem(
         rollout.SETTINGS, "natural", {"prompts": 2, "n": 3, "temperature": 1.0, "min_tokens": 0, "max_tokens": 20}
     )
+    monkeypatch.setitem(rollout.ALONE, "queue", {**rollout.ALONE["queue"], "prompts": 5, "few": 2})
     file = tmp_path / "figures.json"
     model = saved_policy("llama")
-    options = ["--model", model, "--settings", "natural", "--rounds", "1", "--threads", "1", "--precision", "fp32"]
+    options = [
+        "--model",
+        model,
+        "--settings",
+        "natural,refresh,queue",
+        "--rounds",
+        "1",
+        "--threads",
+        "1",
+        "--precision",
+        "fp32",
+    ]
     assert rollout.main([*options, "--json", str(file)]) == 0
     written = json.loads(file.read_text())
     assert written["same"]
     assert written["natural"].keys() >= {"speed_ratio", "peak_share", "memory_over_needed", "tokens_per_second"}
+    assert written["refresh"]["seconds"] > 0
+    assert written["queue"]["ratio"] > 0
     assert written["natural"]["fastest_peer"] in ("hf-bf16", "hf-fp32")
 
 

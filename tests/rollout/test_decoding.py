@@ -6,10 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from sawyer.rollout.decoding import draw, full_logps, sample
+from sawyer.rollout import decoding, native
+from sawyer.rollout.decoding import full_logps, sample
 from sawyer.rollout.filters import keep_candidates
 from sawyer.rollout.sampling import Sampling
 from tests.rollout.slow import slow_distribution, slow_kept
+
+
+@pytest.fixture(params=["C", "torch"])
+def draw(request, monkeypatch):
+    if request.param == "torch":
+        monkeypatch.setattr(native, "library", lambda dtype: None)
+    elif native.library(torch.float32) is None:
+        pytest.skip("needs a C compiler, on Linux")
+    return decoding.draw
 
 
 @pytest.mark.parametrize(
@@ -30,7 +40,7 @@ from tests.rollout.slow import slow_distribution, slow_kept
     ids=lambda s: s.model_dump_json(exclude_defaults=True),
 )
 @pytest.mark.parametrize("vocabulary", [40, 256, 1700])
-def test_draws_follow_the_distribution_and_report_its_log_prob(sampling, vocabulary):
+def test_draws_follow_the_distribution_and_report_its_log_prob(draw, sampling, vocabulary):
     generator = torch.Generator().manual_seed(vocabulary)
     logits_V = torch.randn(vocabulary, generator=generator) * 2
     draws = 6000
@@ -67,7 +77,7 @@ def test_a_token_without_probability_is_never_drawn(vocabulary, holes, scale, un
     assert logp_B.isfinite().all()
 
 
-def test_a_draw_depends_on_its_own_row_only():
+def test_a_draw_depends_on_its_own_row_only(draw):
     generator = torch.Generator().manual_seed(0)
     logits_B_V, uniform_B = torch.randn(8, 300, generator=generator), torch.rand(8, generator=generator)
     for sampling in (Sampling(), Sampling(top_p=0.5), Sampling(top_k=3)):
@@ -86,7 +96,7 @@ def test_a_wide_nucleus_is_found_exactly():
     assert kept.isfinite().sum(-1)[0] > 4000
 
 
-def test_greedy_takes_the_likeliest_with_certainty():
+def test_greedy_takes_the_likeliest_with_certainty(draw):
     token_B, logp_B = draw(torch.tensor([[0.1, 3.0, 2.0]]), Sampling(temperature=0), torch.tensor([0.99]))
     assert (token_B.item(), logp_B.item()) == (1, 0.0)
 

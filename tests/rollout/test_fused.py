@@ -6,12 +6,18 @@ import pytest
 import torch
 
 from sawyer.data.records import Prompt
+from sawyer.errors import SawyerError
+from sawyer.rollout import native
+from sawyer.rollout.fused import can_pack
 from sawyer.rollout.sampling import Sampling
 from sawyer.rollout.torch_engine import TorchEngine
 from tests.rollout.decoders import ARCHITECTURES, tiny_model
 
 PROMPTS = [[4, 9, 22, 7], [12, 5], [30, 31, 8, 8, 8, 40, 3]]
-FUSED = {"Llama", "Qwen3", "Granite", "Qwen2 without windows", "Mistral without windows", "Qwen2 with biases"}
+FUSED = {
+    "Llama", "Qwen2", "Qwen3", "Granite", "Mistral",
+    "Qwen2 without windows", "Mistral without windows", "Qwen2 with biases",
+}  # fmt: skip
 CHANGED = {
     "Granite with multipliers": ("Granite", {"residual_multiplier": 0.4}),
     "Qwen2 without windows": ("Qwen2", {"use_sliding_window": False, "layer_types": None, "sliding_window": None}),
@@ -36,11 +42,17 @@ def drawn(engine):
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *CHANGED])
-def test_known_shapes_are_fused_and_draw_the_same(name, chat, monkeypatch):
+@pytest.mark.parametrize("in_c", [True, False], ids=["C", "torch"])
+def test_known_shapes_are_fused_and_draw_the_same(name, in_c, chat, monkeypatch):
+    if not in_c:
+        monkeypatch.setattr(native, "library", lambda dtype: None)
+    elif native.library(torch.float32) is None:
+        pytest.skip("needs a C compiler, on Linux")
     model = build(name)
     engine = TorchEngine(model, chat)
     found = drawn(engine)
     assert (engine._fused is not None) == (name in FUSED)
+    assert engine._fused is None or isinstance(engine._fused.ops, native.NativeOps) == in_c
     plain = TorchEngine(model, chat)
     monkeypatch.setattr("sawyer.rollout.torch_engine.fuse", lambda *_: None)
     expected = drawn(plain)
@@ -101,3 +113,26 @@ def test_a_fused_model_still_trains_and_is_saved_whole(chat, tmp_path):
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(again[name], value) for name, value in expected.items())
+
+
+@pytest.mark.skipif(not can_pack(torch.bfloat16, torch.device("cpu")), reason="needs a CPU with bfloat16 products")
+@pytest.mark.parametrize("name", ["Llama", "Qwen2 with biases"])
+def test_packed_weights_draw_the_same_and_are_refreshed(chat, name):
+    model, other = build(name), build(name)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.2)
+    expected = [drawn(TorchEngine(m.to(torch.bfloat16), chat, share=True)) for m in (model, other)]
+    copied, taken = TorchEngine(model, chat, precision="bf16"), TorchEngine(copy.deepcopy(model), chat, take=True)
+    for engine in (copied, taken):
+        assert drawn(engine) == expected[0]
+        assert engine._fused.layers[0].gate_up.packed is not None
+        engine.load(other.state_dict())
+        assert drawn(engine) == expected[1]
+    with pytest.raises(SawyerError, match=r"lack model\.layers\.0\.self_attn\.q_proj"):
+        copied.load({k: v for k, v in model.state_dict().items() if "layers.0.self_attn.q_proj" not in k})
+
+
+def test_an_engine_shares_or_takes(chat):
+    with pytest.raises(SawyerError, match="choose one"):
+        TorchEngine(build("Llama"), chat, share=True, take=True)

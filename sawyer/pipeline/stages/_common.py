@@ -163,15 +163,14 @@ def chat_of(name: str, template: str | None) -> ChatFormat:
     return ChatFormat(load_tokenizer(name), template, default="plain")
 
 
-def engine_for(context: Context, ref: str, template: str | None = None) -> TorchEngine:
-    """A torch engine that generates with a policy, in the run's precision, on the run's device."""
+def engine_for(context: Context, name: str, template: str | None = None) -> TorchEngine:
+    """A torch engine that generates with a model, in the run's precision, on the run's device."""
     from sawyer.models.load import load_policy
     from sawyer.models.precision import DTYPES
     from sawyer.rollout.torch_engine import TorchEngine
 
-    name = context.model(ref)
     model = load_policy(name, dtype=DTYPES[context.precision]).to(context.accelerator.device)
-    return TorchEngine(model, chat_of(name, template), share=True)
+    return TorchEngine(model, chat_of(name, template), take=True)
 
 
 def write_completions(file: Path, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]) -> None:

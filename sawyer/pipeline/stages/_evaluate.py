@@ -18,10 +18,9 @@ from sawyer.models.precision import DTYPES
 from sawyer.numerics import release
 from sawyer.pipeline.files import write_json
 from sawyer.pipeline.stage import Context
-from sawyer.pipeline.stages._common import chat_of, prompts_of
+from sawyer.pipeline.stages._common import chat_of, engine_for, prompts_of
 from sawyer.rollout.files import generate_resumably
 from sawyer.rollout.protocol import Completion
-from sawyer.rollout.torch_engine import TorchEngine
 from sawyer.trees.model import TreePolicy
 from sawyer.trees.score import score_trees
 from sawyer.trees.tree import TokenTree
@@ -37,15 +36,14 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
         gold = VerifiableReward()
     elif settings.gold_model is not None:
         gold = RewardModel(context.model(settings.gold_model), precision=context.precision)
-    reference = _policy(context, context.model(settings.reference)) if settings.reference else None
+    origin = context.model(settings.reference) if settings.reference else None
+    reference = None if origin is None else _policy(context, origin)
 
     rows: dict[str, list[dict[str, Any]]] = {}
     for name, place in places.items():
-        policy = _policy(context, place)
         chat = chat_of(place, None)
-        engine = TorchEngine(policy.model, chat, share=True)
         completions = generate_resumably(
-            engine,
+            engine_for(context, place),
             prompts,
             settings.sampling,
             settings.n,
@@ -54,11 +52,18 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
             journal=context,
             title=f"{name} answers {len(prompts)} held-out prompts",
         )
-        columns = {
+        release()  # the engine
+        columns: dict[str, list[list[float]] | None] = {
             "gold": _scores(gold, prompts, completions),
             "proxy": _scores(proxy, prompts, completions),
-            "kl": _log_ratios(policy, reference, chat, prompts, completions, settings.token_budget),
+            "kl": None,
         }
+        if place == origin:
+            columns["kl"] = [[0.0] * len(own) for own in completions]
+        elif reference is not None:
+            policy = _policy(context, place)
+            columns["kl"] = _log_ratios(policy, reference, chat, prompts, completions, settings.token_budget)
+            del policy
         rows[name] = [
             {
                 "prompt_id": i,
@@ -71,7 +76,6 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
             for i, own in enumerate(completions)
             for k, completion in enumerate(own)
         ]
-        del policy, engine
         release()
     order = list(rows)
     evaluation = arithmetic.evaluate(rows, order[0], order=order, subject=_subject(context, settings, order))
@@ -114,15 +118,13 @@ def _scores(
 
 def _log_ratios(
     policy: TreePolicy,
-    reference: TreePolicy | None,
+    reference: TreePolicy,
     chat: ChatFormat,
     prompts: Sequence[Prompt],
     completions: Sequence[Sequence[Completion]],
     token_budget: int,
-) -> list[list[float]] | None:
+) -> list[list[float]]:
     """log pi(y) - log pi_ref(y) of the policy's own completions, in nats."""
-    if reference is None:
-        return None
     trees = [
         TokenTree(chat.prompt_ids(prompt.prompt), [completion.ids for completion in own])
         for prompt, own in zip(prompts, completions, strict=True)

@@ -34,7 +34,7 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
 
     if not context.is_main:
         return {}
-    engine = engine_for(context, settings.model, settings.chat_template)
+    engine = engine_for(context, context.model(settings.model), settings.chat_template)
     figures: dict[str, Any] = {}
     for part in settings.parts:
         prompts = prompts_of(context, settings.data, part, settings.limit)

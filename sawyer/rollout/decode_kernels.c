@@ -1,0 +1,241 @@
+/* What a decoding step does between its matrix products, each in one pass over memory. `native.py` compiles this file,
+ * once with -DBF16 and once without, and tests hold every function against the torch operations of `decode_ops.py`.
+ *
+ * `real` is the type of weights, cache and activations; sums and the residual stream are float. All arrays are dense
+ * and row-major unless a stride says otherwise. A row is the newest token of one sequence.
+ */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef BF16
+typedef uint16_t real;
+
+static inline float load(real x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, sizeof y);
+    return y;
+}
+
+static inline real store(float y) { /* to the nearest, ties to even; a NaN stays one */
+    uint32_t bits;
+    memcpy(&bits, &y, sizeof bits);
+    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return (real)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+#else
+typedef float real;
+
+static inline float load(real x) { return x; }
+static inline real store(float y) { return y; }
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+enum { KEYS = 64, BLOCK = 256, SMALL = 16384 };
+
+/* exp(x) to two units in the last place, 0 below -87. Cephes' polynomial; no branch, so that loops over it vectorise. */
+INLINE float exponential(float x) {
+    float clamped = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float n = rintf(clamped * 1.44269504088896341f);
+    float r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return x < -87.0f ? 0.0f : p * power;
+}
+
+/* stream += added (where it is not NULL), then out = stream / sqrt(mean(stream^2) + eps) * weight, row by row. */
+void add_norm(float *stream, const real *added, const real *weight, real *out, int64_t rows, int64_t width, float eps) {
+#pragma omp parallel for schedule(static) if (rows * width > SMALL)
+    for (int64_t row = 0; row < rows; row++) {
+        float *restrict x = stream + row * width;
+        const real *restrict a = added ? added + row * width : 0;
+        real *restrict y = out + row * width;
+        float squares = 0.0f;
+        if (a) {
+#pragma omp simd
+            for (int64_t i = 0; i < width; i++) x[i] += load(a[i]);
+        }
+#pragma omp simd reduction(+ : squares)
+        for (int64_t i = 0; i < width; i++) squares += x[i] * x[i];
+        float scale = 1.0f / sqrtf(squares / (float)width + eps);
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) y[i] = store(x[i] * scale * load(weight[i]));
+    }
+}
+
+/* out = silu(gate) * up, where a row of `gate_up` holds first the gate, then up. */
+void gated_silu(const real *gate_up, real *out, int64_t rows, int64_t width) {
+#pragma omp parallel for schedule(static) if (rows * width > SMALL)
+    for (int64_t row = 0; row < rows; row++) {
+        const real *restrict gate = gate_up + row * 2 * width, *restrict up = gate + width;
+        real *restrict y = out + row * width;
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) {
+            float g = load(gate[i]);
+            y[i] = store(g / (1.0f + exponential(-g)) * load(up[i]));
+        }
+    }
+}
+
+/* y = rotary embedding of x, one head; with `weight`, of its RMSNorm. cos and sin are those of the token. */
+INLINE void rotated(const real *restrict x, const real *weight, float eps, const float *restrict cosine,
+                    const float *restrict sine, float *restrict y, int64_t size) {
+    float normed[size];
+    float squares = 0.0f;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t i = 0; i < size; i++) {
+        normed[i] = load(x[i]);
+        squares += normed[i] * normed[i];
+    }
+    if (weight) {
+        float scale = 1.0f / sqrtf(squares / (float)size + eps);
+#pragma omp simd
+        for (int64_t i = 0; i < size; i++) normed[i] = load(store(normed[i] * scale * load(weight[i])));
+    }
+    int64_t half = size / 2;
+#pragma omp simd
+    for (int64_t i = 0; i < half; i++) {
+        y[i] = normed[i] * cosine[i] - normed[i + half] * sine[i];
+        y[i + half] = normed[i + half] * cosine[i + half] + normed[i] * sine[i + half];
+    }
+}
+
+/* out = softmax(scaling * q k) v of `groups` queries over keys `first` to `until`, with a running maximum, so that the
+ * scores of KEYS keys are held at a time. */
+INLINE void attended(const float *restrict query, const real *restrict keys, const real *restrict values, int64_t first,
+                     int64_t until, int64_t groups, int64_t size, float scaling, real *restrict out) {
+    float sums[groups * size], scores[groups][KEYS], peak[groups], total[groups], one[size];
+    memset(sums, 0, sizeof sums);
+    for (int64_t g = 0; g < groups; g++) {
+        peak[g] = -INFINITY;
+        total[g] = 0.0f;
+    }
+    for (int64_t start = first; start < until; start += KEYS) {
+        int64_t count = until - start < KEYS ? until - start : KEYS;
+        for (int64_t t = 0; t < count; t++) {
+            const real *restrict key = keys + (start + t) * size;
+#pragma omp simd
+            for (int64_t i = 0; i < size; i++) one[i] = load(key[i]);
+            for (int64_t g = 0; g < groups; g++) {
+                float dot = 0.0f;
+#pragma omp simd reduction(+ : dot)
+                for (int64_t i = 0; i < size; i++) dot += query[g * size + i] * one[i];
+                scores[g][t] = dot * scaling;
+            }
+        }
+        for (int64_t g = 0; g < groups; g++) {
+            float highest = peak[g], sum = 0.0f;
+#pragma omp simd reduction(max : highest)
+            for (int64_t t = 0; t < count; t++) highest = scores[g][t] > highest ? scores[g][t] : highest;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t t = 0; t < count; t++) {
+                scores[g][t] = exponential(scores[g][t] - highest);
+                sum += scores[g][t];
+            }
+            float shrink = exponential(peak[g] - highest);
+            total[g] = total[g] * shrink + sum;
+            peak[g] = highest;
+#pragma omp simd
+            for (int64_t i = 0; i < size; i++) sums[g * size + i] *= shrink;
+        }
+        for (int64_t t = 0; t < count; t++) {
+            const real *restrict value = values + (start + t) * size;
+#pragma omp simd
+            for (int64_t i = 0; i < size; i++) one[i] = load(value[i]);
+            for (int64_t g = 0; g < groups; g++) {
+                float weight = scores[g][t];
+#pragma omp simd
+                for (int64_t i = 0; i < size; i++) sums[g * size + i] += weight * one[i];
+            }
+        }
+    }
+    for (int64_t g = 0; g < groups; g++) {
+        float scale = 1.0f / total[g];
+#pragma omp simd
+        for (int64_t i = 0; i < size; i++) out[g * size + i] = store(sums[g * size + i] * scale);
+    }
+}
+
+/* One token of each sequence: its query and key heads are rotated (after a norm, where there is one), key and value go
+ * to the cache at its position, and it attends to all positions up to its own, or the last `window` of them (0: all).
+ *
+ * qkv[rows][heads + 2 * kv_heads][size]: queries, then keys, then values. cosine, sine[rows][size].
+ * keys, values: slot r, head j, token t begin at r * slot_stride + j * head_stride + t * size. out[rows][heads][size].
+ */
+void attend(const real *qkv, const float *cosine, const float *sine, const real *query_norm, const real *key_norm,
+            float eps, real *keys, real *values, int64_t slot_stride, int64_t head_stride, const int64_t *positions,
+            real *out, int64_t rows, int64_t heads, int64_t kv_heads, int64_t size, float scaling, int64_t window) {
+    int64_t groups = heads / kv_heads;
+#pragma omp parallel for collapse(2) schedule(dynamic, 2)
+    for (int64_t row = 0; row < rows; row++) {
+        for (int64_t j = 0; j < kv_heads; j++) {
+            const real *own = qkv + row * (heads + 2 * kv_heads) * size;
+            const float *c = cosine + row * size, *s = sine + row * size;
+            int64_t position = positions[row];
+            real *k = keys + row * slot_stride + j * head_stride, *v = values + row * slot_stride + j * head_stride;
+            float query[groups * size], key[size];
+            for (int64_t g = 0; g < groups; g++)
+                rotated(own + (j * groups + g) * size, query_norm, eps, c, s, query + g * size, size);
+            rotated(own + (heads + j) * size, key_norm, eps, c, s, key, size);
+            for (int64_t i = 0; i < size; i++) k[position * size + i] = store(key[i]);
+            memcpy(v + position * size, own + (heads + kv_heads + j) * size, size * sizeof(real));
+
+            int64_t first = window > 0 && position + 1 > window ? position + 1 - window : 0;
+            real *y = out + (row * heads + j * groups) * size;
+            if (size == 64) /* a constant lets the compiler unroll */
+                attended(query, k, v, first, position + 1, groups, 64, scaling, y);
+            else if (size == 128)
+                attended(query, k, v, first, position + 1, groups, 128, scaling, y);
+            else
+                attended(query, k, v, first, position + 1, groups, size, scaling, y);
+        }
+    }
+}
+
+/* A token of softmax(logits / temperature) by inverse CDF, and its log-prob: `decoding.sample` in two passes. A token of
+ * probability zero is never drawn. */
+void sample(const real *logits, const float *uniforms, int64_t *tokens, float *logps, int64_t rows, int64_t vocabulary,
+            float temperature) {
+    int64_t blocks = (vocabulary + BLOCK - 1) / BLOCK;
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        const real *restrict x = logits + row * vocabulary;
+        float highest = -INFINITY, masses[blocks];
+#pragma omp simd reduction(max : highest)
+        for (int64_t i = 0; i < vocabulary; i++) highest = load(x[i]) > highest ? load(x[i]) : highest;
+        double total = 0.0;
+        for (int64_t b = 0; b < blocks; b++) {
+            int64_t end = (b + 1) * BLOCK < vocabulary ? (b + 1) * BLOCK : vocabulary;
+            float mass = 0.0f;
+#pragma omp simd reduction(+ : mass)
+            for (int64_t i = b * BLOCK; i < end; i++) mass += exponential((load(x[i]) - highest) / temperature);
+            masses[b] = mass;
+            total += mass;
+        }
+        double rest = uniforms[row] * total;
+        int64_t b = 0, last = -1;
+        while (b + 1 < blocks && (masses[b] == 0.0f || rest >= masses[b])) rest -= masses[b++];
+        int64_t end = (b + 1) * BLOCK < vocabulary ? (b + 1) * BLOCK : vocabulary;
+        for (int64_t i = b * BLOCK; i < end; i++) {
+            float mass = exponential((load(x[i]) - highest) / temperature);
+            if (mass == 0.0f) continue;
+            last = i;
+            if (rest < mass) break;
+            rest -= mass;
+        }
+        for (int64_t i = b * BLOCK - 1; last < 0 && i >= 0; i--) /* rounding led past all mass: the last that has some */
+            if (exponential((load(x[i]) - highest) / temperature) > 0.0f) last = i;
+        tokens[row] = last;
+        logps[row] = (load(x[last]) - highest) / temperature - (float)log(total);
+    }
+}
