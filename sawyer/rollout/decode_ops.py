@@ -45,7 +45,8 @@ class Ops(Protocol):
         self, qkv_N_X: torch.Tensor, cos_N_D: torch.Tensor, sin_N_D: torch.Tensor, how: Attention, cache: KVCache
     ) -> torch.Tensor:
         """Rotate queries and keys (Su et al. 2021), store keys and values, and attend as the cache has planned:
-        `[N, H * D]`. A row of `qkv` is queries, keys, values, head by head."""
+        `[N, H * D]`. A row of `qkv` is queries, keys, values, head by head. Rows beyond those of `cos_N_D` are filler
+        and give zeros."""
         ...
 
 
@@ -68,7 +69,8 @@ class TorchOps:
     ) -> torch.Tensor:
         """See `Ops`."""
         dtype, half, rotated = qkv_N_X.dtype, how.size // 2, how.heads + how.kv_heads
-        heads_N_H_D = qkv_N_X.view(len(qkv_N_X), -1, how.size)
+        rows, filler = len(cos_N_D), len(qkv_N_X) - len(cos_N_D)
+        heads_N_H_D = qkv_N_X[:rows].view(rows, -1, how.size)
         qk = heads_N_H_D[:, :rotated]
         if how.head_norms is not None:
             norms = zip(qk.split([how.heads, how.kv_heads], 1), how.head_norms, strict=True)
@@ -81,7 +83,8 @@ class TorchOps:
         else:
             query, key, value = (x.transpose(0, 1)[None] for x in parts)
         seen = cache.attend(how.layer, query, key, value, how.scaling, how.window, None)
-        return seen.transpose(1, 2).reshape(len(qkv_N_X), -1)
+        seen_N_X = seen.transpose(1, 2).reshape(rows, -1)
+        return F.pad(seen_N_X, (0, 0, 0, filler)) if filler else seen_N_X
 
 
 def _rms_norm(x: torch.Tensor, norm: Any) -> torch.Tensor:

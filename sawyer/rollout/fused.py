@@ -27,6 +27,7 @@ from sawyer.rollout import native
 from sawyer.rollout.decode_ops import Attention, Ops, TorchOps
 from sawyer.rollout.kv_cache import KVCache, Span
 
+_ROWS = 16
 _PROBE = (5, 3, 11, 7, 2, 13, 4)
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.2, torch.float16: 0.05}
 
@@ -91,6 +92,14 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
     return bool(torch.allclose(found.float(), F.linear(x, weight).float(), atol=0.05, rtol=0.02))
 
 
+def filled(x_N_D: torch.Tensor) -> torch.Tensor:
+    """Rows of zeros added up to a multiple of 16. oneDNN compiles and keeps a kernel for every number of rows that it
+    meets, and a batch that shrinks has them all; up to 16 rows are left as they are, since few are generated at once.
+    """
+    rows = len(x_N_D)
+    return F.pad(x_N_D, (0, 0, 0, -rows % _ROWS)) if rows > _ROWS else x_N_D
+
+
 def _joined(parts: Sequence[torch.Tensor], whole: torch.Tensor | None) -> torch.Tensor:
     """The tensor whose rows the parts are, one after the other: `whole` if that is so already, else a new one."""
     if len(parts) == 1:
@@ -149,13 +158,16 @@ class FusedDecoder:
             x.flatten(0, 1).contiguous() for x in self.backbone.rotary_emb(wide_B_T_W, position_ids=position_B_T)
         )
         stream_N_W = wide_B_T_W.flatten(0, 1)
+        rows = len(stream_N_W)
+        if cache.decoding:
+            stream_N_W = filled(stream_N_W)
         added_N_W = None
         for layer, attention in zip(self.layers, self.attentions, strict=True):
             normed_N_W = ops.add_norm(stream_N_W, added_N_W, layer.attention_norm)
             seen = ops.attend(layer.qkv(normed_N_W), cos_N_D, sin_N_D, attention, cache)
             normed_N_W = ops.add_norm(stream_N_W, layer.out(seen), layer.mlp_norm)
             added_N_W = layer.down(ops.gated_silu(layer.gate_up(normed_N_W)))
-        return ops.add_norm(stream_N_W, added_N_W, self.backbone.norm).view(wide_B_T_W.shape)
+        return ops.add_norm(stream_N_W, added_N_W, self.backbone.norm)[:rows].view(wide_B_T_W.shape)
 
 
 def fuse(model: Any, own: Callable[[torch.Tensor, torch.Tensor, KVCache], torch.Tensor]) -> FusedDecoder | None:

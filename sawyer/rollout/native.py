@@ -135,8 +135,8 @@ class NativeOps:
         if not cache.decoding:
             return self._torch.attend(qkv_N_X, cos_N_D, sin_N_D, how, cache)
         keys, values = cache.layer(how.layer, how.kv_heads, (how.size, how.size), qkv_N_X)
-        rows = len(qkv_N_X)
-        out = qkv_N_X.new_empty(rows, how.heads * how.size)
+        rows = len(cos_N_D)
+        out = qkv_N_X.new_zeros(len(qkv_N_X), how.heads * how.size)
         norms, eps = (0, 0), 0.0
         if how.head_norms is not None:
             query_norm, key_norm = how.head_norms

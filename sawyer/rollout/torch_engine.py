@@ -30,7 +30,7 @@ from sawyer.rollout.batching import ContinuousBatch
 from sawyer.rollout.beam import beam_search
 from sawyer.rollout.cohorts import Limits, cohorts
 from sawyer.rollout.contrastive import contrastive_search
-from sawyer.rollout.fused import FusedDecoder, can_pack, fuse
+from sawyer.rollout.fused import FusedDecoder, can_pack, filled, fuse
 from sawyer.rollout.prompts import check_prompt_ids, completions, read_prompts
 from sawyer.rollout.protocol import Completion, Sampling
 from sawyer.rollout.sampling import check_sampling, check_token_ids
@@ -209,7 +209,7 @@ class TorchEngine:
         return self.forward(torch.tensor(ids, device=self.device)[:, None], position_A[:, None], cache)[:, -1]
 
     def logits(self, hidden_A_D: torch.Tensor) -> torch.Tensor:
-        return final_logits(self._model, hidden_A_D)
+        return final_logits(self._model, filled(hidden_A_D))[: len(hidden_A_D)]
 
     @property
     def device(self) -> torch.device:

@@ -61,8 +61,9 @@ def test_attention(dtype, heads, kv_heads, size, window, normed):
         keys, values = cache.layer(0, kv_heads, (size, size), torch.empty(0, dtype=dtype))
         keys.copy_(random(*keys.shape, seed=5)), values.copy_(random(*values.shape, seed=6))
         cache.plan_decode(positions)
-        qkv = random(len(positions), (heads + 2 * kv_heads) * size, dtype=dtype, seed=7)
+        qkv = random(len(positions) + 2, (heads + 2 * kv_heads) * size, dtype=dtype, seed=7)
         angle = random(len(positions), size // 2, seed=8).repeat(1, 2)
+        assert not ops.attend(qkv, angle.cos(), angle.sin(), how, cache)[len(positions) :].any()  # filler
         caches.append((ops.attend(qkv, angle.cos(), angle.sin(), how, cache), keys, values))
     for found, expected in zip(*caches, strict=True):
         assert_near(found, expected, dtype)
