@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from sawyer.rollout import native
+from sawyer.rollout import native_ops
 from sawyer.rollout.filters import filters, keep
 from sawyer.rollout.sampling import Sampling
 
@@ -35,7 +35,7 @@ def draw(logits_B_V: torch.Tensor, sampling: Sampling, uniform_B: torch.Tensor) 
         token_B = logits_B_V.argmax(-1)
         return token_B, torch.zeros_like(token_B, dtype=torch.float32)
     if not filters(sampling):
-        drawn = native.sample(logits_B_V, sampling.temperature, uniform_B)
+        drawn = native_ops.sample(logits_B_V, sampling.temperature, uniform_B)
         if drawn is not None:
             return drawn
     logits_B_V = logits_B_V.float()

@@ -22,10 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sawyer.models import native
 from sawyer.models.lean import is_rms_norm
-from sawyer.rollout import native
 from sawyer.rollout.decode_ops import Attention, Ops, TorchOps
 from sawyer.rollout.kv_cache import KVCache, Span
+from sawyer.rollout.native_ops import NativeOps
 
 _ROWS = 16
 _PROBE = (5, 3, 11, 7, 2, 13, 4)
@@ -209,7 +210,7 @@ def fuse(model: Any, own: Callable[[torch.Tensor, torch.Tensor, KVCache], torch.
     if any(attention.size != angles for attention in attentions):  # only a part of each head is rotated
         return None
     functions = native.library(model.dtype) if device.type == "cpu" else None
-    candidates: list[Ops] = [TorchOps()] if functions is None else [native.NativeOps(functions), TorchOps()]
+    candidates: list[Ops] = [TorchOps()] if functions is None else [NativeOps(functions), TorchOps()]
     for ops in candidates:
         fused = FusedDecoder(backbone, layers, attentions, ops)
         fused.link()

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from sawyer.models import native
+
 TOKENS = 2048
 TILE = 4096
 
@@ -63,9 +65,9 @@ def _logits(hidden, weight, bias, softcap, scale):
     return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
 
 
-def _inside(target, rows):
-    """Indices of the tokens whose target lies in the tile."""
-    return ((target >= rows.start) & (target < rows.stop)).nonzero()[:, 0]
+def _inside(target, width):
+    """Indices of the tokens whose target lies in the tile, targets counted from the tile's first row."""
+    return ((target >= 0) & (target < width)).nonzero()[:, 0]
 
 
 def _picked(hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale):
@@ -78,24 +80,51 @@ def _picked(hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale):
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
+def _log_sum_exp(ctx, hidden, weight, bias, target, picked):
+    """The log-sum-exp of a tile's logits, `[n]` float32. `target` counts from the tile's first row, and lies outside of
+    it where another tile has it."""
+    if ctx.c is not None:
+        return native.log_sum_exp(ctx.c, F.linear(hidden, weight, bias), target, picked)
+    logits = _logits(hidden, weight, bias, ctx.softcap, ctx.scale)
+    inside = _inside(target, len(weight))
+    logits[inside, target[inside]] = picked[inside]
+    return torch.logsumexp(logits, dim=1)
+
+
+def _d_logits(ctx, hidden, weight, bias, target, picked, normaliser, grad):
+    """The gradient of grad * log p[target] with respect to a tile's logits, in the weight's type; `target` as above."""
+    if ctx.c is not None:
+        return native.log_softmax_backward(ctx.c, F.linear(hidden, weight, bias), target, picked, normaliser, grad)
+    logits = _logits(hidden, weight, bias, ctx.softcap, ctx.scale)
+    inside = _inside(target, len(weight))
+    logits[inside, target[inside]] = picked[inside]
+    slope = None if ctx.softcap is None else 1 - (logits / ctx.softcap) ** 2
+    # d log p_target / d logit_v = [v = target] - p_v, so the sign is turned once, here
+    d_logits = logits.sub_(normaliser[:, None]).exp_().mul_(-grad[:, None])
+    d_logits[inside, target[inside]] += grad[inside]
+    if slope is not None:
+        d_logits *= slope
+    if ctx.scale != 1.0:
+        d_logits *= ctx.scale
+    return d_logits.to(weight.dtype)
+
+
 class _TiledLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale):
         hidden_N_D = hidden_N_D.to(weight_V_D.dtype)
         normaliser_N = torch.empty(hidden_N_D.shape[0], dtype=torch.float32, device=hidden_N_D.device)
         picked_N = _picked(hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale)
+        ctx.softcap, ctx.scale = softcap, scale
+        ctx.c = native.usable(hidden_N_D, weight_V_D) if softcap is None and scale == 1.0 else None
         for begin in range(0, hidden_N_D.shape[0], TOKENS):
             part = slice(begin, begin + TOKENS)
             hidden, target = hidden_N_D[part], target_N[part]
             sums = []
             for rows, weight, bias in _tiles(weight_V_D, bias_V):
-                logits = _logits(hidden, weight, bias, softcap, scale)
-                inside = _inside(target, rows)
-                logits[inside, target[inside] - rows.start] = picked_N[part][inside]
-                sums.append(torch.logsumexp(logits, dim=1))
+                sums.append(_log_sum_exp(ctx, hidden, weight, bias, target - rows.start, picked_N[part]))
             normaliser_N[part] = torch.logsumexp(torch.stack(sums), dim=0)
         ctx.save_for_backward(hidden_N_D, weight_V_D, bias_V, target_N, normaliser_N, picked_N)
-        ctx.softcap, ctx.scale = softcap, scale
         return picked_N - normaliser_N
 
     @staticmethod
@@ -109,20 +138,11 @@ class _TiledLogprobs(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias_V) if needs_bias and bias_V is not None else None
         for begin in range(0, hidden_N_D.shape[0], TOKENS):
             part = slice(begin, begin + TOKENS)
-            hidden, target, grad = hidden_N_D[part], target_N[part], grad_N[part]
+            hidden, target, grad = hidden_N_D[part], target_N[part], grad_N[part].contiguous()
             for rows, weight, bias in _tiles(weight_V_D, bias_V):
-                logits = _logits(hidden, weight, bias, ctx.softcap, ctx.scale)
-                inside = _inside(target, rows)
-                logits[inside, target[inside] - rows.start] = picked_N[part][inside]
-                slope = None if ctx.softcap is None else 1 - (logits / ctx.softcap) ** 2
-                # d log p_target / d logit_v = [v = target] - p_v, so the sign is turned once, here
-                d_logits = logits.sub_(normaliser_N[part, None]).exp_().mul_(-grad[:, None])
-                d_logits[inside, target[inside] - rows.start] += grad[inside]
-                if slope is not None:
-                    d_logits *= slope
-                if ctx.scale != 1.0:
-                    d_logits *= ctx.scale
-                d_logits = d_logits.to(weight.dtype)
+                d_logits = _d_logits(
+                    ctx, hidden, weight, bias, target - rows.start, picked_N[part], normaliser_N[part], grad
+                )
                 if grad_hidden is not None:
                     grad_hidden[part] += d_logits @ weight
                 if grad_weight is not None:

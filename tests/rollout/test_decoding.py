@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from sawyer.rollout import decoding, native
+from sawyer.models import native
+from sawyer.rollout import decoding
 from sawyer.rollout.decoding import full_logps, sample
 from sawyer.rollout.filters import keep_candidates
 from sawyer.rollout.sampling import Sampling

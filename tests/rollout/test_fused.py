@@ -7,8 +7,9 @@ import torch
 
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
-from sawyer.rollout import native
+from sawyer.models import native
 from sawyer.rollout.fused import can_pack
+from sawyer.rollout.native_ops import NativeOps
 from sawyer.rollout.sampling import Sampling
 from sawyer.rollout.torch_engine import TorchEngine
 from tests.rollout.decoders import ARCHITECTURES, tiny_model
@@ -52,7 +53,7 @@ def test_known_shapes_are_fused_and_draw_the_same(name, in_c, chat, monkeypatch)
     engine = TorchEngine(model, chat)
     found = drawn(engine)
     assert (engine._fused is not None) == (name in FUSED)
-    assert engine._fused is None or isinstance(engine._fused.ops, native.NativeOps) == in_c
+    assert engine._fused is None or isinstance(engine._fused.ops, NativeOps) == in_c
     plain = TorchEngine(model, chat)
     monkeypatch.setattr("sawyer.rollout.torch_engine.fuse", lambda *_: None)
     expected = drawn(plain)

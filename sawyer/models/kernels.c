@@ -1,8 +1,8 @@
-/* What a decoding step does between its matrix products, each in one pass over memory. `native.py` compiles this file,
- * once with -DBF16 and once without, and tests hold every function against the torch operations of `decode_ops.py`.
+/* What a decoder does between its matrix products, each in one pass over memory. `native.py` compiles this file, once
+ * with -DBF16 and once without, and tests hold every function against the torch operations that it stands for.
  *
  * `real` is the type of weights, cache and activations; sums and the residual stream are float. All arrays are dense
- * and row-major unless a stride says otherwise. A row is the newest token of one sequence.
+ * and row-major unless a stride says otherwise. A row is a token.
  */
 
 #include <math.h>
@@ -33,7 +33,7 @@ static inline real store(float y) { return y; }
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
-enum { KEYS = 64, BLOCK = 256, SMALL = 16384 };
+enum { KEYS = 64, BLOCK = 256, ROWS = 64, SMALL = 16384 };
 
 /* exp(x) to two units in the last place, 0 below -87. Cephes' polynomial; no branch, so that loops over it vectorise. */
 INLINE float exponential(float x) {
@@ -53,60 +53,146 @@ INLINE float exponential(float x) {
     return x < -87.0f ? 0.0f : p * power;
 }
 
-/* stream += added (where it is not NULL), then out = stream / sqrt(mean(stream^2) + eps) * weight, row by row. */
+/* y = x / sqrt(mean(x^2) + eps) * weight of one row; returns what x is multiplied by. */
+INLINE float normed(const float *restrict x, const real *restrict weight, real *restrict y, int64_t width, float eps) {
+    float squares = 0.0f;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t i = 0; i < width; i++) squares += x[i] * x[i];
+    float scale = 1.0f / sqrtf(squares / (float)width + eps);
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) y[i] = store(x[i] * scale * load(weight[i]));
+    return scale;
+}
+
+/* RMSNorm, row by row; `scales[rows]` are kept for the backward. */
+void rms_norm(const float *x, const real *weight, real *out, float *scales, int64_t rows, int64_t width, float eps) {
+#pragma omp parallel for schedule(static) if (rows * width > SMALL)
+    for (int64_t row = 0; row < rows; row++)
+        scales[row] = normed(x + row * width, weight, out + row * width, width, eps);
+}
+
+/* The gradients of `rms_norm`: with n = x * scale, dx = (g w - n mean(g w n)) * scale and dw = sum over rows of g n.
+ * `sums[blocks][width]` gets dw of ROWS rows at a time, so that it does not depend on the number of threads. */
+void rms_norm_backward(const real *grad, const float *x, const real *weight, const float *scales, float *grad_x,
+                       float *sums, int64_t rows, int64_t width) {
+#pragma omp parallel for schedule(static) if (rows * width > SMALL)
+    for (int64_t block = 0; block < (rows + ROWS - 1) / ROWS; block++) {
+        float *restrict sum = sums + block * width;
+        memset(sum, 0, width * sizeof(float));
+        for (int64_t row = block * ROWS; row < rows && row < (block + 1) * ROWS; row++) {
+            const real *restrict g = grad + row * width;
+            const float *restrict own = x + row * width;
+            float *restrict dx = grad_x + row * width;
+            float scale = scales[row], inner = 0.0f;
+#pragma omp simd reduction(+ : inner)
+            for (int64_t i = 0; i < width; i++) {
+                float product = load(g[i]) * own[i] * scale;
+                sum[i] += product;
+                inner += product * load(weight[i]);
+            }
+            inner /= (float)width;
+#pragma omp simd
+            for (int64_t i = 0; i < width; i++)
+                dx[i] = (load(g[i]) * load(weight[i]) - own[i] * scale * inner) * scale;
+        }
+    }
+}
+
+/* stream += added (where it is not NULL), then out = RMSNorm(stream), row by row. */
 void add_norm(float *stream, const real *added, const real *weight, real *out, int64_t rows, int64_t width, float eps) {
 #pragma omp parallel for schedule(static) if (rows * width > SMALL)
     for (int64_t row = 0; row < rows; row++) {
         float *restrict x = stream + row * width;
-        const real *restrict a = added ? added + row * width : 0;
-        real *restrict y = out + row * width;
-        float squares = 0.0f;
-        if (a) {
+        if (added) {
+            const real *restrict a = added + row * width;
 #pragma omp simd
             for (int64_t i = 0; i < width; i++) x[i] += load(a[i]);
         }
-#pragma omp simd reduction(+ : squares)
-        for (int64_t i = 0; i < width; i++) squares += x[i] * x[i];
-        float scale = 1.0f / sqrtf(squares / (float)width + eps);
-#pragma omp simd
-        for (int64_t i = 0; i < width; i++) y[i] = store(x[i] * scale * load(weight[i]));
+        normed(x, weight, out + row * width, width, eps);
     }
 }
 
-/* out = silu(gate) * up, where a row of `gate_up` holds first the gate, then up. */
-void gated_silu(const real *gate_up, real *out, int64_t rows, int64_t width) {
+/* out = silu(gate) * up; rows of gate and up begin every `stride` numbers. */
+void gated_silu(const real *gate, const real *up, real *out, int64_t rows, int64_t width, int64_t stride) {
 #pragma omp parallel for schedule(static) if (rows * width > SMALL)
     for (int64_t row = 0; row < rows; row++) {
-        const real *restrict gate = gate_up + row * 2 * width, *restrict up = gate + width;
+        const real *restrict a = gate + row * stride, *restrict b = up + row * stride;
         real *restrict y = out + row * width;
 #pragma omp simd
         for (int64_t i = 0; i < width; i++) {
-            float g = load(gate[i]);
-            y[i] = store(g / (1.0f + exponential(-g)) * load(up[i]));
+            float g = load(a[i]);
+            y[i] = store(g / (1.0f + exponential(-g)) * load(b[i]));
         }
+    }
+}
+
+/* The gradients of `gated_silu` from that of its result, `grad`: grad_gate and, in the place of `grad`, grad_up. */
+void gated_silu_backward(const real *gate, const real *up, real *grad, real *grad_gate, int64_t rows, int64_t width) {
+#pragma omp parallel for schedule(static) if (rows * width > SMALL)
+    for (int64_t row = 0; row < rows; row++) {
+        const real *restrict a = gate + row * width, *restrict b = up + row * width;
+        real *restrict d = grad + row * width, *restrict da = grad_gate + row * width;
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) {
+            float g = load(a[i]), given = load(d[i]), open = 1.0f / (1.0f + exponential(-g));
+            da[i] = store(given * load(b[i]) * open * (1.0f + g * (1.0f - open)));
+            d[i] = store(given * g * open);
+        }
+    }
+}
+
+/* log sum exp of each row of a tile of logits. Where `targets[row]` is a column of the tile, its logit is
+ * `picked[row]`, which is more exact than the one in the tile. */
+void log_sum_exp(const real *logits, const int64_t *targets, const float *picked, float *out, int64_t rows,
+                 int64_t width) {
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        const real *restrict x = logits + row * width;
+        int64_t target = targets[row];
+        int inside = target >= 0 && target < width;
+        float highest = inside ? picked[row] : -INFINITY, sum = 0.0f;
+#pragma omp simd reduction(max : highest)
+        for (int64_t i = 0; i < width; i++) highest = load(x[i]) > highest ? load(x[i]) : highest;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < width; i++) sum += exponential(load(x[i]) - highest);
+        if (inside) sum += exponential(picked[row] - highest) - exponential(load(x[target]) - highest);
+        out[row] = highest + logf(sum);
+    }
+}
+
+/* In place of a tile of logits, the gradient of grad * log softmax(logits)[target]: grad * ([i = target] - p_i), with
+ * p_i = exp(logit_i - normaliser). `targets` and `picked` as above. */
+void log_softmax_backward(real *logits, const int64_t *targets, const float *picked, const float *normalisers,
+                          const float *grads, int64_t rows, int64_t width) {
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < rows; row++) {
+        real *restrict x = logits + row * width;
+        float normaliser = normalisers[row], grad = grads[row];
+        int64_t target = targets[row];
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) x[i] = store(-grad * exponential(load(x[i]) - normaliser));
+        if (target >= 0 && target < width)
+            x[target] = store(grad * (1.0f - exponential(picked[row] - normaliser)));
     }
 }
 
 /* y = rotary embedding of x, one head; with `weight`, of its RMSNorm. cos and sin are those of the token. */
 INLINE void rotated(const real *restrict x, const real *weight, float eps, const float *restrict cosine,
                     const float *restrict sine, float *restrict y, int64_t size) {
-    float normed[size];
-    float squares = 0.0f;
-#pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < size; i++) {
-        normed[i] = load(x[i]);
-        squares += normed[i] * normed[i];
-    }
-    if (weight) {
-        float scale = 1.0f / sqrtf(squares / (float)size + eps);
+    float own[size];
 #pragma omp simd
-        for (int64_t i = 0; i < size; i++) normed[i] = load(store(normed[i] * scale * load(weight[i])));
+    for (int64_t i = 0; i < size; i++) own[i] = load(x[i]);
+    if (weight) {
+        real rounded[size];
+        normed(own, weight, rounded, size, eps);
+#pragma omp simd
+        for (int64_t i = 0; i < size; i++) own[i] = load(rounded[i]);
     }
     int64_t half = size / 2;
 #pragma omp simd
     for (int64_t i = 0; i < half; i++) {
-        y[i] = normed[i] * cosine[i] - normed[i + half] * sine[i];
-        y[i + half] = normed[i + half] * cosine[i + half] + normed[i] * sine[i + half];
+        y[i] = own[i] * cosine[i] - own[i + half] * sine[i];
+        y[i + half] = own[i + half] * cosine[i + half] + own[i] * sine[i + half];
     }
 }
 

@@ -1,0 +1,140 @@
+"""The kernels in C compute what the torch operations do, and nobody needs a compiler."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sawyer.models import native
+from sawyer.models.lean import slim
+from sawyer.trees.logprobs import token_logprobs
+
+compiled = pytest.mark.skipif(native.library(torch.float32) is None, reason="needs a C compiler, on Linux")
+both_types = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def both(call, monkeypatch):
+    """What `call` gives in C and in torch."""
+    found = call()
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "library", lambda dtype: None)
+        return found, call()
+
+
+def assert_near(found, expected, dtype):
+    """Relative to the size of the whole tensor: single numbers are rounded in another order."""
+    tolerance = 3e-6 if dtype == torch.float32 else 1e-2
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert (ours - theirs).float().norm() <= tolerance * theirs.float().norm() + 1e-9
+
+
+def gradients(out, *leaves):
+    return [out.detach(), *torch.autograd.grad(out, leaves, random(*out.shape, seed=7).to(out.dtype))]
+
+
+@compiled
+@both_types
+@pytest.mark.parametrize("shape", [(1, 1, 8), (2, 3, 33), (1, 150, 576), (300, 16)])
+def test_norms(dtype, shape, monkeypatch):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = LlamaRMSNorm(shape[-1])
+
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    def call():
+        block = Block()
+        block.norm.weight.data = (1 + 0.1 * random(shape[-1], seed=1)).to(dtype)
+        slim(block)
+        x = random(*shape).requires_grad_()
+        return gradients(block.norm(x), x, block.norm.weight)
+
+    assert_near(*both(call, monkeypatch), dtype)
+
+
+@compiled
+@both_types
+@pytest.mark.parametrize("shape", [(1, 1, 8), (2, 3, 24), (1, 150, 64)])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gated_mlps(dtype, shape, bias, frozen, monkeypatch):
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    def call():
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            hidden_size=shape[-1], intermediate_size=3 * shape[-1], num_attention_heads=1, mlp_bias=bias
+        )
+        block = nn.ModuleList([LlamaMLP(config)]).to(dtype)
+        slim(block)
+        x = (3 * random(*shape)).to(dtype).requires_grad_()
+        if frozen:
+            block.requires_grad_(False)
+        return gradients(block[0](x), x, *(() if frozen else block.parameters()))
+
+    assert_near(*both(call, monkeypatch), dtype)
+
+
+@compiled
+@both_types
+@pytest.mark.parametrize(("tokens", "vocabulary"), [(1, 3), (7, 61), (40, 5000), (2100, 50)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_log_probs_of_scored_tokens(dtype, tokens, vocabulary, bias, monkeypatch):
+    hidden, target = random(tokens, 16).to(dtype), torch.arange(tokens) * 7 % vocabulary
+
+    def call():
+        torch.manual_seed(0)
+        head = nn.Linear(16, vocabulary, bias=bias).to(dtype)
+        x = hidden.clone().requires_grad_()
+        return gradients(token_logprobs(x, head, target), x, *head.parameters())
+
+    found, expected = both(call, monkeypatch)
+    assert_near(found, expected, dtype)
+    if dtype == torch.float32:
+        torch.testing.assert_close(found[0], expected[0], atol=5e-6, rtol=0)
+
+
+@compiled
+def test_a_settled_token_has_no_gradient_and_a_hopeless_one_all():
+    head = nn.Linear(2, 4, bias=False)
+    head.weight.data = torch.tensor([[60.0, 0.0], [0.0, 60.0], [0.0, 0.0], [-60.0, 0.0]])
+    x = torch.tensor([[1.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    found = token_logprobs(x, head, torch.tensor([0, 3]))
+    expected = F.log_softmax(x.detach() @ head.weight.T, -1)[[0, 1], [0, 3]]
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor([[0.0, 0.0], [-120.0, 0.0]]))
+
+
+@compiled
+def test_what_is_not_dense_or_not_of_one_type_is_left_to_torch():
+    x = torch.zeros(4, 4)
+    assert native.usable(x, x) is not None
+    assert native.usable(x, x.T) is None
+    assert native.usable(x, x.to(torch.bfloat16)) is None
+    assert native.usable(x.double()) is None
+    assert native.usable(x.to("meta")) is None
+
+
+def test_without_a_compiler_torch_does_it(monkeypatch, tmp_path):
+    library = native.library.__wrapped__
+    monkeypatch.setenv("SAWYER_CACHE", str(tmp_path))
+    monkeypatch.setenv("SAWYER_NATIVE", "0")
+    assert library(torch.float32) is None
+    monkeypatch.delenv("SAWYER_NATIVE")
+    assert library(torch.float16) is None
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    assert library(torch.float32) is None
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert library(torch.float32) is None
