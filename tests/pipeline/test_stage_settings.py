@@ -3,6 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
+from sawyer.data.verifiable import make_prompts
+from sawyer.feedback.annotator import SimulatedAnnotator
+from sawyer.feedback.rules import VerifiableReward
 from sawyer.pipeline.stages import data, dpo, label
 from sawyer.pipeline.stages.iterate import Settings
 
@@ -28,11 +31,25 @@ def test_validations_need_data():
         dpo.Settings(model="sft", data="pairs", validate_every=5)
 
 
+@pytest.mark.parametrize("form", ["rankings", "extremes"])
 @pytest.mark.parametrize("more", [{"pairs": 2}, {"error_rate": 0.1}])
-def test_rankings_take_no_settings_of_pairs(more):
+def test_rankings_take_no_settings_of_pairs(form, more):
     label.Settings(data="answers", **more)
     with pytest.raises(ValidationError, match="are for `form: pairs`"):
-        label.Settings(data="answers", form="rankings", **more)
+        label.Settings(data="answers", form=form, **more)
+
+
+def test_extremes_are_the_ends_of_rankings():
+    prompts = make_prompts(5, "train")
+    texts = [[f"A {word} is a thing that people know well." for word in "abcd"[: 4 - i % 2]] for i in range(5)]
+    texts[4] = ["the same", "the same"]  # nothing to compare
+    annotator = SimulatedAnnotator(VerifiableReward())
+    rankings, extremes = (
+        label._rankings(label.Settings(data="answers", form=form), annotator, prompts, texts, 0)
+        for form in ("rankings", "extremes")
+    )
+    assert [len(c.completions) for c in rankings] == [4, 3, 4, 3]
+    assert [c.completions for c in extremes] == [(c.completions[0], c.completions[-1]) for c in rankings]
 
 
 def test_parts_are_not_split_again():

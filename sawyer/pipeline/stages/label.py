@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class Settings(BaseSettings):
     data: Annotated[str, Ref("completions")]
     """The completions to compare."""
-    form: Literal["pairs", "rankings"] = "pairs"
-    """`rankings` orders all of a prompt's completions at once, `pairs` compares two at a time."""
+    form: Literal["pairs", "rankings", "extremes"] = "pairs"
+    """`pairs` compares two completions of a prompt at a time, `rankings` orders all at once, `extremes` does the same
+    and keeps the best and the worst."""
     pairs: int = Field(default=1, ge=1)
     """With `pairs`: how many are drawn of each prompt's completions, without repetition; equal texts are no pair."""
     temperature: float = Field(default=0.1, gt=0)
@@ -30,7 +31,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _pairs_only(self) -> Settings:
-        if self.form == "rankings" and (self.error_rate > 0 or "pairs" in self.model_fields_set):
+        if self.form != "pairs" and (self.error_rate > 0 or "pairs" in self.model_fields_set):
             raise ValueError("`pairs` and `error_rate` are for `form: pairs`; a ranking orders all completions")
         return self
 
@@ -47,7 +48,7 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     annotator = SimulatedAnnotator(gold, settings.temperature, settings.error_rate)
     figures: dict[str, Any] = {}
     for part, (prompts, texts) in completion_parts(context, settings.data).items():
-        label = _rankings if settings.form == "rankings" else _pairs
+        label = _pairs if settings.form == "pairs" else _rankings
         comparisons = label(settings, annotator, prompts, texts, context.seed)
         write_records(context.folder / f"{part}.jsonl", comparisons)
         figures[part] = len(comparisons)
@@ -58,14 +59,18 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
 def _rankings(
     settings: Settings, annotator: SimulatedAnnotator, prompts: list[Prompt], texts: list[list[str]], seed: int
 ) -> list[Comparison]:
-    """Each prompt's different completions, ranked."""
+    """Each prompt's different completions, ranked; of `extremes` the first and the last."""
     from sawyer.data.records import Comparison
 
     asked = [(prompt, list(dict.fromkeys(own))) for prompt, own in zip(prompts, texts, strict=True)]
     asked = [(prompt, own) for prompt, own in asked if len(own) > 1]
+
+    def kept(ranking: list[int]) -> list[int]:
+        return ranking if settings.form == "rankings" else [ranking[0], ranking[-1]]
+
     rankings = annotator.rank([prompt for prompt, _ in asked], [own for _, own in asked], seed)
     return [
-        Comparison(prompt.prompt, tuple(own[i] for i in ranking), None, prompt.info)
+        Comparison(prompt.prompt, tuple(own[i] for i in kept(ranking)), None, prompt.info)
         for (prompt, own), ranking in zip(asked, rankings, strict=True)
     ]
 
