@@ -130,8 +130,10 @@ def generate(
     as_json: AsJson = False,
     engine: Annotated[str, typer.Option(metavar="torch|vllm", help="What runs a local model.")] = "torch",
     gpus: Annotated[int | None, typer.Option(help="With --engine vllm: how many GPUs to split the model over.")] = None,
-    precision: Annotated[str | None, typer.Option(metavar="fp32|bf16", help="Of a local model. Default: fp32.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Local model: sequences at a time. Default: 256.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="fp32|bf16", help="Local model; fp32, or vLLM's own.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Local model: sequences at a time; 256, or vLLM's own.")] = None,
     chat_template: Annotated[str | None, typer.Option(help="Local model: template, by name or as Jinja text.")] = None,
     endpoint: Annotated[str | None, typer.Option(metavar="URL", help="Ask a remote model at this base URL.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Remote model: folder of answers not to ask for again.")] = None,

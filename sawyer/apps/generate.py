@@ -225,7 +225,7 @@ def _fingerprint(request: Request, prompts: PromptFile) -> str:
             **asked,
             "model": path_sha256(Path(place)) if Path(place).exists() else place,
             "engine": request.engine,
-            "precision": request.precision or PRECISION,
+            "precision": request.precision or (PRECISION if request.engine == "torch" else None),
             "batch": request.batch or BATCH,
             "chat_template": request.chat_template,
         }

@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -63,7 +64,8 @@ def library(dtype: torch.dtype) -> Any:
         if compiler is None:
             return None
         found = ctypes.CDLL(str(_compiled(compiler, [*_FLAGS, *_DEFINES[dtype]])))
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError) as error:
+        warnings.warn(f"the kernels in C cannot be had, so torch does the same, slower: {error}", stacklevel=2)
         return None
     for name, arguments in _ARGUMENTS.items():
         function = getattr(found, name)

@@ -134,7 +134,8 @@ def test_without_a_compiler_torch_does_it(monkeypatch, tmp_path):
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
-    assert library(torch.float32) is None
+    with pytest.warns(UserWarning, match="torch does the same, slower"):
+        assert library(torch.float32) is None
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert library(torch.float32) is None
