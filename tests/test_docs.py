@@ -14,9 +14,12 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from sawyer.cli import app
-from sawyer.data.files import read_records, write_rows
+from sawyer.data.files import read_records, write_records, write_rows
 from sawyer.data.mixtures import MIXTURES
 from sawyer.data.public.catalog import PUBLIC_SETS
+from sawyer.data.verifiable import make_prompts
+from sawyer.models.load import load_sequence_classifier, load_tokenizer
+from sawyer.models.save import save_model
 from sawyer.pipeline.recipe import bundled_recipes, load_recipe
 from tests.data import layouts
 
@@ -131,9 +134,14 @@ LOCAL = [line for line in LOCAL if "--endpoint" not in line]
 def test_generations_of_the_docs_run(line, command, saved_policy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "questions.txt").write_text("What is a river?\n")
-    write_rows(tmp_path / "test.parquet", [{"prompt": "What is a town?"}])
+    for suffix in ("parquet", "jsonl"):
+        write_records(tmp_path / f"test.{suffix}", make_prompts(2, "test"))
+    policy = saved_policy("llama")
+    model = load_sequence_classifier(policy, fresh_head=True, seed=1)
+    reward = save_model(model, load_tokenizer(policy), tmp_path / "reward")
     arguments = words(line)
-    arguments[arguments.index("--model") + 1] = saved_policy("llama")
+    arguments[arguments.index("--model") + 1] = policy
+    arguments = [str(reward) if word == "runs/quickstart/reward" else word for word in arguments]
     code, _, err = command(*arguments, "--max-tokens", "8")
     assert code == 0, err
     assert Path(arguments[arguments.index("--out") + 1]).exists()

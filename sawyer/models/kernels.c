@@ -38,6 +38,7 @@ static inline real store(float y) { return y; }
 
 #define INLINE static inline __attribute__((always_inline))
 enum { KEYS = 64, BLOCK = 256, ROWS = 64, SMALL = 16384 };
+enum { AHEAD = 12, LINE = 64 / sizeof(real) }; /* keys fetched before they are needed; numbers that are fetched at once */
 
 /* exp(x) to two units in the last place, 0 below -87. Cephes' polynomial; no branch, so that loops over it vectorise. */
 INLINE float exponential(float x) {
@@ -214,6 +215,10 @@ INLINE void attended(const float *restrict query, const real *restrict keys, con
         int64_t count = until - start < KEYS ? until - start : KEYS;
         for (int64_t t = 0; t < count; t++) {
             const real *restrict key = keys + (start + t) * size;
+            for (int64_t i = 0; i < size; i += LINE) {
+                __builtin_prefetch(key + AHEAD * size + i);
+                __builtin_prefetch(values + (start + t) * size + i);
+            }
 #pragma omp simd
             for (int64_t i = 0; i < size; i++) one[i] = load(key[i]);
             for (int64_t g = 0; g < groups; g++) {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -19,14 +21,19 @@ def logit_shape(model: nn.Module) -> tuple[float, float | None]:
     return scale, getattr(config, "final_logit_softcapping", None)
 
 
-def final_logits(model: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+def final_logits(
+    model: nn.Module, hidden: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> torch.Tensor:
     """Logits `[..., V]` of hidden states `[..., D]`, as the model's own forward would make them.
 
     Args:
         model: a Hugging Face causal language model.
         hidden: the backbone's last hidden states, after its final norm. Give only the positions that are needed.
+        head: computes what the model's own head would; that one by default.
     """
-    logits = model.get_output_embeddings()(hidden)  # type: ignore[operator]  # PreTrainedModel has it, Module has not
+    head = head or model.get_output_embeddings()  # type: ignore[operator]  # PreTrainedModel has it, Module has not
+    assert head is not None
+    logits = head(hidden)
     scale, softcap = logit_shape(model)
     if scale != 1.0:
         logits = logits * scale

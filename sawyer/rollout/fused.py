@@ -87,6 +87,22 @@ class FusedLinear:
         return F.linear(x, self.weight, self.bias)
 
 
+class PackedHead:
+    """The language model's head in oneDNN's layout. The layer keeps its weights, to which the embedding may be tied."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        self.head = head
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take the layer's weights as they are now."""
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(self.head.weight, None)
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._linear_pointwise(hidden, self.packed, self.head.bias, "none", [], "")
+
+
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether `FusedLinear.pack` works and pays: in bfloat16 on a CPU that has instructions for it."""
     mkldnn = torch.ops.mkldnn

@@ -50,7 +50,8 @@ class NativeOps:
             return self._torch.attend(qkv_N_X, cos_N_D, sin_N_D, how, cache)
         keys, values = cache.layer(how.layer, how.kv_heads, (how.size, how.size), qkv_N_X)
         rows = len(cos_N_D)
-        out = qkv_N_X.new_zeros(len(qkv_N_X), how.heads * how.size)
+        out = qkv_N_X.new_empty(len(qkv_N_X), how.heads * how.size)
+        out[rows:] = 0  # rows that only fill the batch up
         given = native.Attend(
             qkv=qkv_N_X.data_ptr(), cosine=cos_N_D.data_ptr(), sine=sin_N_D.data_ptr(),
             keys=keys.data_ptr(), values=values.data_ptr(), positions=cache.position_A.data_ptr(), out=out.data_ptr(),

@@ -25,12 +25,13 @@ from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
 from sawyer.models.logits import final_logits
 from sawyer.models.precision import DTYPES
+from sawyer.numerics import release
 from sawyer.rollout import kv_cache
 from sawyer.rollout.batching import ContinuousBatch
 from sawyer.rollout.beam import beam_search
 from sawyer.rollout.cohorts import Limits, cohorts
 from sawyer.rollout.contrastive import contrastive_search
-from sawyer.rollout.fused import FusedDecoder, can_pack, filled, fuse
+from sawyer.rollout.fused import FusedDecoder, PackedHead, can_pack, filled, fuse
 from sawyer.rollout.prompts import check_prompt_ids, completions, read_prompts
 from sawyer.rollout.protocol import Completion, Sampling
 from sawyer.rollout.sampling import check_sampling, check_token_ids
@@ -89,6 +90,7 @@ class TorchEngine:
         self._shared = share
         self._model = base if share or take else _frozen_copy(base, DTYPES[precision])
         self._fused: FusedDecoder | None = None
+        self._head: PackedHead | None = None
         self._tried = False
         self._context = kv_cache.context(base)
         self._note = kv_cache.context_note(base)
@@ -116,6 +118,8 @@ class TorchEngine:
             if self._fused is not None:
                 names = {module: name for name, module in self._model.named_modules()}
                 self._fused.load(lambda layer: weights[f"{names[layer]}.weight"])
+            if self._head is not None:
+                self._head.refresh()
 
     def generate(
         self,
@@ -236,11 +240,19 @@ class TorchEngine:
         return self.forward(torch.tensor(ids, device=self.device)[:, None], position_A[:, None], cache)[:, -1]
 
     def logits(self, hidden_A_D: torch.Tensor) -> torch.Tensor:
-        return final_logits(self._model, filled(hidden_A_D))[: len(hidden_A_D)]
+        return final_logits(self._model, filled(hidden_A_D), self._head)[: len(hidden_A_D)]
 
     @property
     def device(self) -> torch.device:
         return self._model.get_output_embeddings().weight.device
+
+    def _pack(self, fused: FusedDecoder) -> None:
+        """Bring the weights into the layout in which few rows are multiplied fastest."""
+        fused.pack()
+        head = self._model.get_output_embeddings()
+        if type(head) is torch.nn.Linear:
+            self._head = PackedHead(head)
+        release()  # the weights as they were
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
@@ -253,7 +265,7 @@ class TorchEngine:
                 if not self._tried:
                     self._tried, self._fused = True, fuse(model, self._plain_forward)
                     if self._fused is not None and not self._shared and can_pack(model.dtype, self.device):
-                        self._fused.pack()
+                        self._pack(self._fused)
                 if self._fused is not None:
                     self._fused.link()
                 yield

@@ -43,7 +43,8 @@ def test_the_command_writes_its_figures(peer, saved_policy, tmp_path, monkeypatc
 def test_ctranslate2_generates(kind, saved_policy, tmp_path):
     job = {
         "contender": "ctranslate2", "precision": kind, "model": saved_policy("llama"), "n": 2, "temperature": 0.0,
-        "min_tokens": 5, "max_tokens": 5, "repeats": 1, "layout": (1, 1), "sequences": 2, "converted": str(tmp_path),
+        "min_tokens": 5, "max_tokens": 5, "repeats": 1, "layout": (1, 1), "sequences": 2, "seed": 0,
+        "converted": str(tmp_path),
     }  # fmt: skip
     done = generators.run(job, [[5, 6, 7], [8, 9]])
     assert done["tokens"] == [20]

@@ -82,7 +82,8 @@ class Iterations:
         model: Any = self.trainable.model
         if self.settings.lora is not None:
             model = load_policy(self.name)
-        return TorchEngine(model.to(self.device), self.chat, precision=self.context.precision)
+        precision: Any = self.context.precision  # one of the recipe's, which are the engine's
+        return TorchEngine(model.to(self.device), self.chat, precision=precision)
 
     def run(self) -> dict[str, Any]:
         """All iterations; the best of them by validation reward becomes the artifact."""
