@@ -236,6 +236,38 @@ def recipes(as_json: AsJson = False) -> None:
         print_table(shown)
 
 
+@app.command(short_help="List the preference losses.")
+def losses(
+    name: Annotated[str | None, typer.Argument(help="One loss, with its options; all of them without it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the losses of the stage `preference`: formula, what they need, and where they come from.
+
+    u is the log-ratio of policy and reference of a completion, h = u_w - u_l of a pair, p the mean log-prob a token,
+    b beta, s the sigmoid.
+
+    Example: sawyer losses simpo
+    """
+    from sawyer.losses.registry import LOSSES, find_loss
+
+    found = list(LOSSES.values()) if name is None else [find_loss(name)]
+    if as_json:
+        rows = [
+            {
+                "name": loss.name, "formula": loss.formula, "needs": loss.needs, "options": dict(loss.options),
+                "paper": loss.paper, "over_rows": loss.couples,
+            }
+            for loss in found
+        ]  # fmt: skip
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    shown = table("loss", "formula", "needs", "options", "paper")
+    for loss in found:
+        options = ", ".join(f"{option} {value}" for option, value in loss.options.items())
+        shown.add_row(loss.name, loss.formula, ", ".join(loss.needs), options, loss.paper)
+    print_table(shown)
+
+
 @app.command(short_help="Show the stages and figures of a run.")
 def show(
     run: Annotated[str, typer.Argument(help="A run's folder, or its name in runs/.")],

@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import torch
 
-from sawyer.losses import preference, reward
+from sawyer.losses import reward
 from sawyer.train.loop import Objective, Terms
+from sawyer.train.preference import REFERENCE, dpo
 from sawyer.trees.model import TreeModel
 from sawyer.trees.tree import TreeBatch
 
-REFERENCE = "reference_logp"
-"""The name under which trees carry each completion's log-prob under the reference."""
+__all__ = ["MARGIN", "REFERENCE", "SCALE", "WEIGHT", "dpo", "odin", "reward_model", "sft"]
 
 MARGIN, SCALE, WEIGHT = "margin", "scale", "weight"
 """The names under which pairs carry what shapes their loss; both completions carry the same number."""
@@ -107,28 +107,3 @@ def _of_one_length(
         "margin": margin_R.sum(),
         "reward": reward_R_K.detach().mean(1).sum(),
     }
-
-
-def dpo(*, beta: float = 0.1, label_smoothing: float = 0.0) -> Objective:
-    """DPO on pairs that carry their reference log-probs; rewards are beta times the log-ratio to the reference."""
-
-    def terms(model: TreeModel, batch: TreeBatch) -> Terms:
-        logp_R_K = batch.by_tree(batch.sum_by_completion(model(batch)))
-        reference_R_K = batch.by_tree(batch.values[REFERENCE])
-        loss_R = preference.dpo(
-            logp_R_K[:, 0], logp_R_K[:, 1], reference_R_K[:, 0], reference_R_K[:, 1],
-            beta=beta, label_smoothing=label_smoothing,
-        )  # fmt: skip
-        reward_R_K = beta * (logp_R_K - reference_R_K).detach()
-        margin_R = reward_R_K[:, 0] - reward_R_K[:, 1]
-        return {
-            "loss": loss_R.sum(),
-            "accuracy": (margin_R > 0).float().sum(),
-            "margin": margin_R.sum(),
-            "reward_chosen": reward_R_K[:, 0].sum(),
-            "reward_rejected": reward_R_K[:, 1].sum(),
-            "logp_chosen": logp_R_K[:, 0].detach().sum(),
-            "logp_rejected": logp_R_K[:, 1].detach().sum(),
-        }
-
-    return Objective(terms)
