@@ -64,16 +64,20 @@ def compute_types() -> list[str]:
 def run(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Generate as `job` says: `seconds` and `tokens` of each repeat, `completions` of the last, and memory.
 
-    `memory_bytes` is what the process took from before the model was loaded, with its libraries there, to its highest
-    point while generating;
-    `needed_bytes` what its weights come to, with the keys and values of the sequences that it has at a time.
+    `memory_bytes` is what the process took from before the model was loaded, with its libraries and its tokenizer
+    there, to its highest point while generating; `needed_bytes` what its weights come to, with the keys and values of
+    the sequences that it has at a time; `tokenizer_bytes` what the tokenizer took before.
     """
     if "alone" in job:
         return {"refresh": _refresh, "queue": _queue}[job["alone"]](job, prompts)
+    from sawyer.models.load import load_tokenizer
+
     for library in LIBRARIES:  # their code is nobody's weights
         importlib.import_module(library)
+    without = _status("VmRSS")
+    tokenizer = load_tokenizer(job["model"])
     before = _status("VmRSS")
-    contender = _CONTENDERS[job["contender"]](job, prompts)
+    contender = _CONTENDERS[job["contender"]](job, prompts, tokenizer)
     generate, model = contender.generate, contender.model
     generate(WARM_UP_TOKENS, WARM_UP_TOKENS)
     _reset_peak()
@@ -86,6 +90,7 @@ def run(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> dict[str, Any]
     result: dict[str, Any] = {"seconds": seconds, "tokens": tokens, "completions": completions}
     if model is not None:
         result["memory_bytes"] = _status("VmHWM") - before
+        result["tokenizer_bytes"] = before - without
         result["needed_bytes"] = needed_bytes(model, prompts, job, contender.limits)
         result["flops"] = flops(model, prompts, completions, job["n"])
     return result
@@ -118,8 +123,11 @@ def _refresh(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> dict[str,
 
 def _queue(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
     """New tokens a second with the first `few` prompts and with all of them, and the second rate over the first."""
-    generate_few = _sawyer(job, prompts[: job["few"]]).generate
-    generate_all = _sawyer(job, prompts).generate
+    from sawyer.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(job["model"])
+    generate_few = _sawyer(job, prompts[: job["few"]], tokenizer).generate
+    generate_all = _sawyer(job, prompts, tokenizer).generate
     generate_few(WARM_UP_TOKENS, WARM_UP_TOKENS)
     rates = []
     for generate in (generate_few, generate_all, generate_few):
@@ -140,15 +148,15 @@ def flops(model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Se
     return 2.0 * (body * through + head.weight.numel() * new)
 
 
-def _sawyer(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> Contender:
+def _sawyer(job: dict[str, Any], prompts: Sequence[Sequence[int]], tokenizer: Any) -> Contender:
     from sawyer.data.chat import ChatFormat
-    from sawyer.models.load import load_policy, load_tokenizer
+    from sawyer.models.load import load_policy
     from sawyer.models.precision import DTYPES
     from sawyer.rollout.sampling import Sampling
     from sawyer.rollout.torch_engine import TorchEngine
 
     model = load_policy(job["model"], dtype=DTYPES[job["precision"]])
-    engine = TorchEngine(model, ChatFormat(load_tokenizer(job["model"])), take=True)
+    engine = TorchEngine(model, ChatFormat(tokenizer), take=True)
 
     def generate(least: int, most: int) -> list[list[int]]:
         sampling = Sampling(temperature=job["temperature"], min_tokens=least, max_tokens=most)
@@ -158,12 +166,11 @@ def _sawyer(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> Contender:
     return Contender(generate, model, engine.limits)
 
 
-def _hf(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> Contender:
-    from sawyer.models.load import load_policy, load_tokenizer
+def _hf(job: dict[str, Any], prompts: Sequence[Sequence[int]], tokenizer: Any) -> Contender:
+    from sawyer.models.load import load_policy
     from sawyer.models.precision import DTYPES
 
     model = load_policy(job["model"], dtype=DTYPES[job["precision"]]).eval()
-    tokenizer = load_tokenizer(job["model"])
     end, width = tokenizer.eos_token_id, max(map(len, prompts))
     ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(own)) + list(own) for own in prompts])
     mask = torch.tensor([[0] * (width - len(own)) + [1] * len(own) for own in prompts])
@@ -182,15 +189,14 @@ def _hf(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> Contender:
     return Contender(generate, model, everything)
 
 
-def _ctranslate2(job: dict[str, Any], prompts: Sequence[Sequence[int]]) -> Contender:
+def _ctranslate2(job: dict[str, Any], prompts: Sequence[Sequence[int]], tokenizer: Any) -> Contender:
     """Of the job: `precision` is fp32 or one of `COMPUTE_TYPES`, `layout` how many batches at a time in how many
     threads each, `sequences` how many are in one, `converted` a folder for converted models, which are made once."""
     import ctranslate2
     from ctranslate2.converters import TransformersConverter
 
-    from sawyer.models.load import load_tokenizer, resolve
+    from sawyer.models.load import resolve
 
-    tokenizer = load_tokenizer(job["model"])
     kind = {"fp32": "float32"}.get(job["precision"], job["precision"])
     folder = Path(job["converted"], kind)
     if not folder.exists():

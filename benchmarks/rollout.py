@@ -170,6 +170,7 @@ def _setting(name: str, job: Job, chosen: argparse.Namespace) -> dict[str, Any]:
         "speed_ratio": speeds[ours] / speeds[fastest],
         "peak_share": median(done["flops"] / done["seconds"][-1] for done in mine) / peak,
         "memory_over_needed": max(done["memory_bytes"] / done["needed_bytes"] for done in mine),
+        "tokenizer_mib": max(done["tokenizer_bytes"] for done in mine) / 2**20,
         "fastest_peer": fastest,
         "tokens_per_second": speeds,
         "tried_once": tried,

@@ -37,7 +37,7 @@ static inline real store(float y) { return y; }
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
-enum { KEYS = 64, BLOCK = 256, ROWS = 64, SMALL = 16384 };
+enum { KEYS = 64, BLOCK = 256, ROWS = 64, SMALL = 16384, TALL = 128, WIDE = 32 };
 enum { AHEAD = 12, LINE = 64 / sizeof(real) }; /* keys fetched before they are needed; numbers that are fetched at once */
 
 /* exp(x) to two units in the last place, 0 below -87. Cephes' polynomial; no branch, so that loops over it vectorise. */
@@ -350,5 +350,18 @@ void sample(const real *logits, const float *uniforms, int64_t *tokens, float *l
         if (last < 0) last = 0; /* nothing but NaN */
         tokens[row] = last;
         logps[row] = (load(x[last]) - highest) / temperature - (float)log(total);
+    }
+}
+
+/* y[j, i] = x[i, j], tile by tile. */
+void transposed(const real *restrict x, real *restrict y, int64_t rows, int64_t columns) {
+#pragma omp parallel for schedule(static)
+    for (int64_t top = 0; top < rows; top += TALL) {
+        int64_t bottom = top + TALL < rows ? top + TALL : rows;
+        for (int64_t left = 0; left < columns; left += WIDE) {
+            int64_t right = left + WIDE < columns ? left + WIDE : columns;
+            for (int64_t j = left; j < right; j++)
+                for (int64_t i = top; i < bottom; i++) y[j * rows + i] = x[i * columns + j];
+        }
     }
 }

@@ -59,6 +59,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "log_softmax_backward": [_POINTER] * 5 + [_INT] * 2,
     "attend": [ctypes.POINTER(Attend)],
     "sample": [_POINTER] * 4 + [_INT] * 2 + [_FLOAT],
+    "transposed": [_POINTER] * 2 + [_INT] * 2,
 }
 _ROWS = 64  # of `kernels.c`
 
@@ -193,6 +194,13 @@ def log_softmax_backward(
     """In the place of the logits, the gradient of grad * (logit of the target - normaliser); targets as above."""
     c.log_softmax_backward(*_pointers(logits_N_V, target_N, picked_N, normaliser_N, grad_N), *logits_N_V.shape)
     return logits_N_V
+
+
+def transposed(c: Any, x_N_M: torch.Tensor) -> torch.Tensor:
+    """The dense transpose `[M, N]`, which torch takes ten times as long for."""
+    out = x_N_M.new_empty(x_N_M.shape[::-1])
+    c.transposed(*_pointers(x_N_M, out), *x_N_M.shape)
+    return out
 
 
 def _pointers(*tensors: torch.Tensor) -> list[int]:

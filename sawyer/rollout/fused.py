@@ -30,6 +30,7 @@ from sawyer.rollout.kv_cache import KVCache, Span, context
 from sawyer.rollout.native_ops import NativeOps
 
 _ROWS = 16
+_COLUMNS = 128  # beyond that, what turns them into rows misses the cache
 _PROBE = (5, 3, 11, 7, 2, 13, 4)
 _CONTEXT = 4096  # of a model that names none
 _EXACT = 1e-4  # relative, in float32
@@ -87,20 +88,28 @@ class FusedLinear:
         return F.linear(x, self.weight, self.bias)
 
 
-class PackedHead:
-    """The language model's head in oneDNN's layout. The layer keeps its weights, to which the embedding may be tied."""
+class LeftHead:
+    """The language model's head as weights times hidden states, rather than hidden states times weights.
 
-    def __init__(self, head: nn.Linear) -> None:
+    oneDNN rearranges the right side of a product. The weights of a head are many and are the embedding's too, so that
+    a packed copy of them would be memory; on the left they stay as they are, and it is no slower. Its columns are then
+    turned into rows.
+    """
+
+    def __init__(self, head: nn.Linear, functions: Any) -> None:
+        """
+        Args:
+            functions: `native.library(...)` of the weights' type.
+        """
         self.head = head
-        self.refresh()
+        self._c = functions
 
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Take the layer's weights as they are now."""
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(self.head.weight, None)
-
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(hidden, self.packed, self.head.bias, "none", [], "")
+    def __call__(self, hidden_N_D: torch.Tensor) -> torch.Tensor:
+        rows, weight, bias = len(hidden_N_D), self.head.weight, self.head.bias
+        hidden_N_D = F.pad(hidden_N_D, (0, 0, 0, -rows % _ROWS))  # a product with one vector is slower than with 16
+        parts = [native.transposed(self._c, weight @ part.T) for part in hidden_N_D.split(_COLUMNS)]
+        logits_N_V = (parts[0] if len(parts) == 1 else torch.cat(parts))[:rows]
+        return logits_N_V if bias is None else logits_N_V + bias
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:

@@ -23,6 +23,7 @@ import torch
 from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
+from sawyer.models import native
 from sawyer.models.logits import final_logits
 from sawyer.models.precision import DTYPES
 from sawyer.numerics import release
@@ -31,7 +32,7 @@ from sawyer.rollout.batching import ContinuousBatch
 from sawyer.rollout.beam import beam_search
 from sawyer.rollout.cohorts import Limits, cohorts
 from sawyer.rollout.contrastive import contrastive_search
-from sawyer.rollout.fused import FusedDecoder, PackedHead, can_pack, filled, fuse
+from sawyer.rollout.fused import FusedDecoder, LeftHead, can_pack, filled, fuse
 from sawyer.rollout.prompts import check_prompt_ids, completions, read_prompts
 from sawyer.rollout.protocol import Completion, Sampling
 from sawyer.rollout.sampling import check_sampling, check_token_ids
@@ -90,7 +91,7 @@ class TorchEngine:
         self._shared = share
         self._model = base if share or take else _frozen_copy(base, DTYPES[precision])
         self._fused: FusedDecoder | None = None
-        self._head: PackedHead | None = None
+        self._head: LeftHead | None = None
         self._tried = False
         self._context = kv_cache.context(base)
         self._note = kv_cache.context_note(base)
@@ -118,8 +119,6 @@ class TorchEngine:
             if self._fused is not None:
                 names = {module: name for name, module in self._model.named_modules()}
                 self._fused.load(lambda layer: weights[f"{names[layer]}.weight"])
-            if self._head is not None:
-                self._head.refresh()
 
     def generate(
         self,
@@ -249,9 +248,9 @@ class TorchEngine:
     def _pack(self, fused: FusedDecoder) -> None:
         """Bring the weights into the layout in which few rows are multiplied fastest."""
         fused.pack()
-        head = self._model.get_output_embeddings()
-        if type(head) is torch.nn.Linear:
-            self._head = PackedHead(head)
+        head, functions = self._model.get_output_embeddings(), native.library(self._model.dtype)
+        if type(head) is torch.nn.Linear and functions is not None:
+            self._head = LeftHead(head, functions)
         release()  # the weights as they were
 
     @contextmanager

@@ -192,3 +192,13 @@ def test_without_a_compiler_torch_does_it(monkeypatch, tmp_path):
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert library(torch.float32) is None
+
+
+@compiled
+@both_types
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (300, 1), (128, 32), (129, 33), (4097, 70)])
+def test_transposes(dtype, shape):
+    x = random(*shape).to(dtype)
+    found = native.transposed(native.library(dtype), x)
+    assert found.is_contiguous()
+    assert torch.equal(found, x.T)

@@ -9,10 +9,11 @@ from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
 from sawyer.models import native
 from sawyer.rollout import fused
-from sawyer.rollout.fused import can_pack
+from sawyer.rollout.fused import LeftHead, can_pack
 from sawyer.rollout.native_ops import NativeOps
 from sawyer.rollout.sampling import Sampling
 from sawyer.rollout.torch_engine import TorchEngine
+from tests.kernels import both_types, compiled, random
 from tests.rollout.decoders import ARCHITECTURES, tiny_model
 
 PROMPTS = [[4, 9, 22, 7], [12, 5], [30, 31, 8, 8, 8, 40, 3]]
@@ -175,6 +176,30 @@ def test_packed_weights_draw_the_same_and_are_refreshed(chat, name):
         assert drawn(engine) == expected[1]
     with pytest.raises(SawyerError, match=r"lack model\.layers\.0\.self_attn\.q_proj"):
         copied.load({k: v for k, v in model.state_dict().items() if "layers.0.self_attn.q_proj" not in k})
+
+
+@compiled
+@both_types
+@pytest.mark.parametrize("rows", [1, 16, 50, 300])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_head_on_the_left_is_the_head(dtype, rows, bias):
+    head = torch.nn.Linear(24, 333, bias=bias, dtype=dtype)
+    hidden_N_D = random(rows, 24).to(dtype)
+    with torch.no_grad():
+        found, expected = LeftHead(head, native.library(dtype))(hidden_N_D), head(hidden_N_D)
+    assert found.shape == expected.shape
+    assert found.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.skipif(not can_pack(torch.bfloat16, torch.device("cpu")), reason="needs a CPU with bfloat16 products")
+@compiled
+def test_packing_keeps_no_second_copy_of_the_head(chat):
+    engine = TorchEngine(build("Llama"), chat, precision="bf16")
+    drawn(engine)
+    assert engine._head.head is engine._model.get_output_embeddings()
+    assert not engine._head.head.weight.is_meta
 
 
 def test_an_engine_shares_or_takes(chat):

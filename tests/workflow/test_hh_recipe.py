@@ -49,7 +49,7 @@ def test_the_hh_recipe_runs_from_local_files(tmp_path, saved_policy):
     done = sawyer("run", "hh", *options, "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     evaluation = json.loads((tmp_path / "out" / "evaluate" / "evaluation.json").read_text())
-    assert evaluation["order"] == ["sft", "base", "dpo", "iterate-1", "iterate-2"]
+    assert evaluation["order"] == ["sft", "base", "dpo", "iterate-1", "iterate-2", "iterate-3"]
     assert "win_rate" in json.dumps(evaluation["comparisons"])
     judge = json.loads((tmp_path / "out" / "judge" / "evaluation.json").read_text())
     assert judge["accuracy"]["n"] > 0
