@@ -102,12 +102,7 @@ def measure(feedback: Feedback, trials: Sequence[Trial], version: int) -> list[d
     if isinstance(feedback, Judge):
         # a judge that rewards depth would tear apart the answers that Ties holds to be equally right
         grades: list[Grade] = ["correctness" if trial.subset == TIES else "quality" for trial in trials]
-        scores: list[list[float]] = [[] for _ in trials]
-        for grade in sorted(set(grades)):
-            own = [i for i, one in enumerate(grades) if one == grade]
-            found = feedback.grading(grade).score([prompts[i] for i in own], [trials[i].completions for i in own])
-            for i, of_trial in zip(own, found, strict=True):
-                scores[i] = of_trial
+        scores = feedback.rate(prompts, [trial.completions for trial in trials], grades)
     else:
         scores = feedback.score(prompts, [trial.completions for trial in trials])
     return [{"scores": own} for own in scores]
