@@ -67,7 +67,7 @@ def make_scorer(settings: ScorerSettings, api: ApiSettings | None = None, cache:
         protocol["ensemble"] = settings.ensemble
         protocol |= {"k": settings.k} if settings.ensemble == "mean-std" else {}
     if kind == "dpo":
-        protocol["reference"] = settings.reference
+        protocol |= {"reference": settings.reference, "beta": settings.beta}
     if kind == "dpo-ref-free":
         protocol["ref_free"] = settings.ref_free
     if kind == "judge":
@@ -139,6 +139,7 @@ def _check(settings: ScorerSettings, kind: str, api: ApiSettings | None, cache: 
     given = settings.model_fields_set
     only: dict[str, tuple[bool, str]] = {
         "reference": (kind == "dpo", "--scorer dpo"),
+        "beta": (kind == "dpo", "--scorer dpo"),
         "ref_free": (kind == "dpo-ref-free", "--scorer dpo-ref-free"),
         "both_orders": (kind == "judge", "--scorer judge"),
         "judge_tokens": (kind == "judge", "--scorer judge"),
@@ -250,7 +251,7 @@ def _load(name: str, kind: str, settings: ScorerSettings) -> Feedback:
         return open_reward_model(name, **how)
     if kind == "pairwise":
         return PairwiseModel(name, **how)
-    return ImplicitReward(name, settings.reference, free=settings.ref_free, **how)
+    return ImplicitReward(name, settings.reference, free=settings.ref_free, beta=settings.beta, **how)
 
 
 def _local_judge(name: str, settings: ScorerSettings, device: Any) -> Feedback:
