@@ -10,7 +10,7 @@ from typing import Any
 from sawyer.apps.scorers import Member, Scorer, measure
 from sawyer.data.rewardbench import Trial
 from sawyer.errors import SawyerError
-from sawyer.feedback.ensemble import combine, scale_of, votes
+from sawyer.feedback.ensemble import combine, combine_preferences, scale_of
 from sawyer.feedback.protocol import Feedback
 from sawyer.numerics import release
 from sawyer.pipeline.files import digest, read_json, write_json
@@ -124,7 +124,7 @@ def _combined(
     """One row a trial from those of the members; scores are brought to scale over all trials of a member."""
     if "p" in each[0][0]:
         columns = [[row["p"] for row in rows] for rows in each]
-        together = votes(columns) if rule == "majority" else [sum(own) / len(own) for own in zip(*columns, strict=True)]
+        together = combine_preferences(columns, rule)
         return [{"p": p, "members": list(own)} for p, *own in zip(together, *columns, strict=True)]
     scores = [[row["scores"] for row in rows] for rows in each]
     counts = [len(own) for own in scores[0]] if scaled_by is None else scaled_by

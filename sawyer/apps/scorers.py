@@ -10,6 +10,7 @@ from typing import Any
 from sawyer.apps.scorer_settings import ScorerSettings
 from sawyer.data.rewardbench import TIES, Trial
 from sawyer.errors import SawyerError
+from sawyer.feedback.ensemble import PREFERENCE_RULES
 from sawyer.feedback.protocol import Feedback, prefer
 from sawyer.pipeline.files import path_sha256
 from sawyer.rollout.api_settings import ApiSettings
@@ -169,8 +170,10 @@ def _check(settings: ScorerSettings, kind: str, api: ApiSettings | None, cache: 
     if settings.ensemble is not None:
         if len(settings.model) < 2:
             raise SawyerError("--ensemble needs at least two models; give --model several times")
-        if kind in PREFERS and settings.ensemble not in ("mean", "majority"):
-            raise SawyerError(f"models that compare pairs can be combined by mean or majority, not {settings.ensemble}")
+        if kind in PREFERS and settings.ensemble not in PREFERENCE_RULES:
+            raise SawyerError(
+                f"models that compare pairs can be combined by {' or '.join(PREFERENCE_RULES)}, not {settings.ensemble}"
+            )
     if kind == "classifier":
         for name in settings.model:
             if not _is_reward_model(name):

@@ -98,7 +98,11 @@ def probe_pairs(
 
 
 def evaluate(
-    margins: Mapping[str, Sequence[float]], prompts: Mapping[str, Sequence[object]], *, level: float = 0.95, seed: int = 0
+    margins: Mapping[str, Sequence[float]],
+    prompts: Mapping[str, Sequence[object]],
+    *,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """For each probe, how often the good completion beats the bad one (a tie is half), and by how much.
 
