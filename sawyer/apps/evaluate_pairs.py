@@ -149,8 +149,8 @@ def _validation(request: Request, trials: Sequence[Trial], voice: Voice) -> list
     shared = {trial.prompt_id for trial in trials} & {trial.prompt_id for trial in bench.trials}
     if shared:
         voice.say(
-            f"{len(shared)} prompts of {request.data} are in {request.validation} too: what is measured with the "
-            "fitted temperature flatters it"
+            f"prompts that are in {request.data} and in {request.validation} too: {len(shared)}; what is measured with "
+            "the fitted temperature flatters it"
         )
     return bench.trials
 
@@ -266,10 +266,10 @@ def table_rows(result: dict[str, Any]) -> list[Line]:
         _number("adaptive ECE", calibration["adaptive_ece"]),
     ]
     if "temperature" in calibration:
-        left = "ECE" if result["validation"] else "ECE on half"
-        after = f"{left}, divided by T = {calibration['temperature']:.2f}"
-        lines += [_number(left, calibration["ece_before"])] if result["validation"] is None else []
-        lines.append(_number(after, calibration["ece_after"]))
+        where, divided = "" if result["validation"] else " on half", f", divided by T = {calibration['temperature']:.2f}"
+        for name, key in (("ECE", "ece"), ("log loss", "log_loss")):
+            lines += [_number(f"{name}{where}", calibration[f"{key}_before"])] if where else []
+            lines.append(_number(f"{name}{where}{divided}", calibration[f"{key}_after"]))
     for group in result["length_differences"]:
         title = f"  {group['low']:+.0f} to {group['high']:+.0f} characters longer"
         lines.append(_share(title, group["accuracy"]))
