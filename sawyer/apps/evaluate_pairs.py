@@ -266,7 +266,8 @@ def table_rows(result: dict[str, Any]) -> list[Line]:
         _number("adaptive ECE", calibration["adaptive_ece"]),
     ]
     if "temperature" in calibration:
-        where, divided = "" if result["validation"] else " on half", f", divided by T = {calibration['temperature']:.2f}"
+        where = "" if result["validation"] else " on half"
+        divided = f", divided by T = {calibration['temperature']:.2f}"
         for name, key in (("ECE", "ece"), ("log loss", "log_loss")):
             lines += [_number(f"{name}{where}", calibration[f"{key}_before"])] if where else []
             lines.append(_number(f"{name}{where}{divided}", calibration[f"{key}_after"]))
