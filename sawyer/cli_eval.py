@@ -114,9 +114,6 @@ def reward(
     data: Annotated[str, typer.Option(metavar="PATH", help="Pairs, in any format that training takes.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures into this .json.")] = None,
     page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with plots into this .html.")] = None,
-    validation: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Other pairs, to fit the temperature on; else half of these.")
-    ] = None,
     samples: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Samples of `sawyer generate`, for length bias by prompt.")
     ] = None,
@@ -132,8 +129,6 @@ def reward(
 
     Example: sawyer eval reward --model runs/hh/reward --data test.jsonl --page reward.html
 
-    Example: sawyer eval reward --model runs/hh/reward --data test.jsonl --validation valid.jsonl --out figures.json
-
     Example: sawyer eval reward --model runs/hh/reward --data test.jsonl --samples answers.jsonl --json
     """
     from sawyer.apps import evaluate_pairs as work
@@ -145,7 +140,6 @@ def reward(
         scorer=settings_from(ScorerSettings, given(context, ScorerSettings)),
         out=out,
         page=page,
-        validation=validation,
         samples=samples,
         probes=probes,
         bins=bins,

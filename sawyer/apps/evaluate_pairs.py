@@ -40,8 +40,6 @@ class Request:
     """Where the figures go, as JSON."""
     page: Path | None = None
     """Where a page with tables and plots goes, as HTML."""
-    validation: str | None = None
-    """Other pairs, a file or a folder, to fit the temperature on."""
     samples: Path | None = None
     """What `sawyer generate` wrote, several samples a prompt: for the heat map of reward and length."""
     probes: bool = True
@@ -62,9 +60,9 @@ def evaluate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
         SawyerError: the request cannot be met.
     """
     voice = voice or Voice()
-    for place, option, suffix in ((request.out, "--out", ".json"), (request.page, "--page", ".html")):
+    for place, suffix in ((request.out, ".json"), (request.page, ".html")):
         if place is not None:
-            check_out(place, request.overwrite, option, suffix)
+            check_out(place, request.overwrite, suffix)
     scorer = make_scorer(request.scorer)
     if scorer.kind == "judge" or scorer.protocol.get("ensemble") == "majority":
         raise SawyerError("`sawyer eval reward` needs scores or probabilities, and verdicts are neither")
@@ -73,22 +71,32 @@ def evaluate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
     bench = load_bench(request.data, 1, max_bad=request.max_bad, limit=request.limit)
     if bench.report.dropped:
         voice.say(str(bench.report))
-    validation = [] if request.validation is None else _validation(request, bench.trials, voice)
     made = _probes(bench.trials, request.scorer.seed) if request.probes else {}
     sampled = [] if request.samples is None else read_samples(request.samples)
-    with _folder(request, scorer, [*bench.trials, *validation, *sampled]) as folder:
-        found = _scored(scorer, bench.trials, validation, made, sampled, folder, voice)
+    with _folder(request, scorer, [*bench.trials, *sampled]) as folder:
+        margins, of_probe, rewards, truncated = _scored(scorer, bench.trials, made, sampled, folder, voice)
         result = {
             "model": scorer.name,
             "scorer": scorer.kind,
             "data": request.data,
-            "validation": request.validation,
             "report": bench.report.as_dict(),
             "protocol": scorer.protocol,
-            "truncated": found.truncated,
+            "truncated": truncated,
             "length_unit": "characters",
             "sawyer": __version__,
-            **_figures(bench.trials, made, sampled, found, request),
+            **_figures(bench.trials, margins, request),
+            "probes": probes.evaluate(
+                of_probe,
+                {name: [bench.trials[i].prompt_id for i, _ in pairs] for name, pairs in made.items()},
+                seed=request.scorer.seed,
+            )
+            if request.probes
+            else None,
+            "heat_map": reward_bias.length_heat_map(
+                rewards, [[len(text) for text in trial.completions] for trial in sampled], seed=request.scorer.seed
+            )
+            if request.samples is not None
+            else None,
         }
         for place in (request.out, request.page):
             if place is not None:
@@ -124,54 +132,23 @@ def read_samples(path: Path) -> list[Trial]:
 Made = dict[str, list[tuple[int, str]]]
 
 
-@dataclass(frozen=True)
-class Scored:
-    """What came of everything that was scored: of pairs, reward(chosen) - reward(rejected)."""
-
-    margins: list[float]
-    validation: list[float]
-    of_probe: dict[str, list[float]]
-    """For each probe, reward(good) - reward(bad)."""
-    rewards: list[list[float]]
-    """Of the samples."""
-    truncated: int
-
-
 def _probes(trials: Sequence[Trial], seed: int) -> Made:
     return probes.probe_pairs([trial.prompt_id for trial in trials], [trial.chosen[0] for trial in trials], seed)
 
 
-def _validation(request: Request, trials: Sequence[Trial], voice: Voice) -> list[Trial]:
-    """The pairs to fit the temperature on; it is said how many of their prompts are among those measured."""
-    bench = load_bench(str(request.validation), 1, max_bad=request.max_bad)
-    if bench.report.dropped:
-        voice.say(f"{request.validation}: {bench.report}")
-    shared = {trial.prompt_id for trial in trials} & {trial.prompt_id for trial in bench.trials}
-    if shared:
-        voice.say(
-            f"prompts that are in {request.data} and in {request.validation} too: {len(shared)}; what is measured with "
-            "the fitted temperature flatters it"
-        )
-    return bench.trials
-
-
 def _scored(
-    scorer: Scorer,
-    trials: Sequence[Trial],
-    validation: Sequence[Trial],
-    made: Made,
-    sampled: Sequence[Trial],
-    folder: Path,
-    voice: Voice,
-) -> Scored:
-    """Score everything. A model that scores reads the bad completions of a prompt in one tree with the good one."""
+    scorer: Scorer, trials: Sequence[Trial], made: Made, sampled: Sequence[Trial], folder: Path, voice: Voice
+) -> tuple[list[float], dict[str, Sequence[float]], list[list[float]], int]:
+    """Margins of the pairs, margins of each probe's pairs, rewards of the samples, and texts cut.
+
+    A model that scores reads the bad completions of a prompt in one tree with the good one.
+    """
     if scorer.prefers:
         bad = [replace(trials[i], rejected=(text,)) for pairs in made.values() for i, text in pairs]
-        measured = measure_all(scorer, [*trials, *validation, *bad], 1, folder, voice)
-        rest = iter([logit(row["p"]) for row in measured.rows])
-        margins, fitted_on = ([next(rest) for _ in some] for some in (trials, validation))
-        of_probe = {name: [next(rest) for _ in pairs] for name, pairs in made.items()}
-        return Scored(margins, fitted_on, of_probe, [], measured.truncated)
+        measured = measure_all(scorer, [*trials, *bad], 1, folder, voice)
+        values = [logit(row["p"]) for row in measured.rows]
+        rest = iter(values[len(trials) :])
+        return values[: len(trials)], {n: [next(rest) for _ in p] for n, p in made.items()}, [], measured.truncated
     added: list[list[str]] = [[] for _ in trials]
     places: dict[str, list[tuple[int, int]]] = {name: [] for name in made}
     for name, pairs in made.items():
@@ -179,18 +156,15 @@ def _scored(
             places[name].append((i, 2 + len(added[i])))
             added[i].append(text)
     whole = [replace(t, rejected=(*t.rejected, *texts)) for t, texts in zip(trials, added, strict=True)]
-    # of ensembles, the pairs alone set the scale: what else is looked at changes nothing of them
-    scaled_by = [*[2] * len(trials), *[0] * (len(validation) + len(sampled))]
-    measured = measure_all(scorer, [*whole, *validation, *sampled], 2, folder, voice, scaled_by=scaled_by)
-    scores = iter([row["scores"] for row in measured.rows])
-    of_trial, of_validation, rewards = ([next(scores) for _ in some] for some in (trials, validation, sampled))
-    return Scored(
-        [own[0] - own[1] for own in of_trial],
-        [own[0] - own[1] for own in of_validation],
-        {name: [of_trial[i][0] - of_trial[i][at] for i, at in where] for name, where in places.items()},
-        rewards,
-        measured.truncated,
-    )
+    # the pairs alone set the scale of an ensemble's members: what else is looked at changes nothing of them
+    scaled_by = [*[2] * len(whole), *[0] * len(sampled)]
+    measured = measure_all(scorer, [*whole, *sampled], 2, folder, voice, scaled_by=scaled_by)
+    scores = [row["scores"] for row in measured.rows]
+    margins = [own[0] - own[1] for own in scores[: len(trials)]]
+    of_probe: dict[str, Sequence[float]] = {
+        name: [scores[i][0] - scores[i][at] for i, at in where] for name, where in places.items()
+    }
+    return margins, of_probe, scores[len(trials) :], measured.truncated
 
 
 @contextmanager
@@ -207,23 +181,14 @@ def _folder(request: Request, scorer: Scorer, trials: Sequence[Trial]) -> Iterat
         shutil.rmtree(folder.parent)
 
 
-def _figures(
-    trials: Sequence[Trial], made: Made, sampled: Sequence[Trial], found: Scored, request: Request
-) -> dict[str, Any]:
-    margins, seed = found.margins, request.scorer.seed
+def _figures(trials: Sequence[Trial], margins: list[float], request: Request) -> dict[str, Any]:
     chosen, rejected = [len(trial.chosen[0]) for trial in trials], [len(trial.rejected[0]) for trial in trials]
     prompts = [trial.prompt_id for trial in trials]
     differences = [a - b for a, b in zip(chosen, rejected, strict=True)]
     known = [i for i, trial in enumerate(trials) if trial.chosen_source and trial.rejected_source]
     return {
         **reward_models.evaluate(
-            margins,
-            chosen,
-            rejected,
-            prompts=prompts,
-            validation=found.validation or None,
-            bins=request.bins,
-            seed=seed,
+            margins, chosen, rejected, prompts=prompts, bins=request.bins, seed=request.scorer.seed
         ),
         "length_differences": reward_bias.by_length_difference(margins, differences, prompts),
         "sources": reward_bias.by_source(
@@ -234,16 +199,6 @@ def _figures(
             [prompts[i] for i in known],
         )
         if known
-        else None,
-        "probes": probes.evaluate(
-            found.of_probe, {name: [prompts[i] for i, _ in pairs] for name, pairs in made.items()}, seed=seed
-        )
-        if request.probes
-        else None,
-        "heat_map": reward_bias.length_heat_map(
-            found.rewards, [[len(text) for text in trial.completions] for trial in sampled], seed=seed
-        )
-        if request.samples is not None
         else None,
     }
 
@@ -266,11 +221,8 @@ def table_rows(result: dict[str, Any]) -> list[Line]:
         _number("adaptive ECE", calibration["adaptive_ece"]),
     ]
     if "temperature" in calibration:
-        where = "" if result["validation"] else " on half"
-        divided = f", divided by T = {calibration['temperature']:.2f}"
-        for name, key in (("ECE", "ece"), ("log loss", "log_loss")):
-            lines += [_number(f"{name}{where}", calibration[f"{key}_before"])] if where else []
-            lines.append(_number(f"{name}{where}{divided}", calibration[f"{key}_after"]))
+        title = f"ECE on half, divided by T = {calibration['temperature']:.2f}"
+        lines += [_number("ECE on half", calibration["ece_before"]), _number(title, calibration["ece_after"])]
     for group in result["length_differences"]:
         title = f"  {group['low']:+.0f} to {group['high']:+.0f} characters longer"
         lines.append(_share(title, group["accuracy"]))

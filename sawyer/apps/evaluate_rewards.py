@@ -123,20 +123,20 @@ def leaderboard(files: Sequence[Path]) -> str:
     return tables.leaderboard(results)
 
 
-def check_out(out: Path, overwrite: bool, option: str = "--out", suffix: str = ".json") -> None:
+def check_out(out: Path, overwrite: bool, suffix: str = ".json") -> None:
     """Refuse a place that the result cannot be written to.
 
     Raises:
         SawyerError: see above.
     """
     if out.suffix != suffix:
-        raise SawyerError(f"{option} {out} must end with {suffix}")
+        raise SawyerError(f"--out {out} must end with {suffix}")
     if out.is_dir():
-        raise SawyerError(f"{option} {out} is a folder; give the file to write")
+        raise SawyerError(f"--out {out} is a folder; give the file to write")
     if not out.parent.is_dir():
-        raise SawyerError(f"{option} {out}: there is no folder {out.parent}; make it first")
+        raise SawyerError(f"--out {out}: there is no folder {out.parent}; make it first")
     if out.exists() and not overwrite:
-        raise SawyerError(f"{out} is there already; give another {option}, or --overwrite to replace it")
+        raise SawyerError(f"{out} is there already; give another --out, or --overwrite to replace it")
 
 
 def rows_file(out: Path) -> Path:

@@ -28,7 +28,6 @@ def evaluate(
     rejected_lengths: Sequence[int] | None = None,
     *,
     prompts: Sequence[object] | None = None,
-    validation: ArrayLike | None = None,
     bins: int = 10,
     level: float = 0.95,
     draws: int = 2_000,
@@ -41,7 +40,6 @@ def evaluate(
         chosen_lengths: [n] length of each chosen completion, in tokens (or any unit).
         rejected_lengths: [n] of each rejected one.
         prompts: [n] the prompt of each pair; pairs of a prompt are resampled and split together.
-        validation: margins of other pairs, to fit the temperature on; half of the prompts when left out.
         bins: of the reliability diagram, equally wide over confidences 0.5 to 1.
         level: coverage of the intervals.
         draws: bootstrap resamples.
@@ -51,24 +49,27 @@ def evaluate(
         JSON-able. Figures are `{"mean", "low", "high", "n"}`:
         `accuracy` (margin > 0 is right, a tie is wrong; Wilson), `accuracy_ties_half`, `log_loss`, `brier`, `margin`,
         `longer_wins` (accuracy of choosing the longer, ties half) and `accuracy_by_length` where lengths are given;
-        `ties`, a count; `calibration` with `ece`, `adaptive_ece` and `reliability` over all pairs, `temperature`, the
-        number of pairs it was `fitted_on`, and over the other pairs `ece`, `adaptive_ece`, `log_loss` and `brier`, each
-        `_before` and `_after` margins are divided by it, with `reliability_after`. Without `validation` the temperature
-        is absent with fewer than 4 pairs or 2 prompts.
+        `ties`, a count; `calibration` with `ece`, `adaptive_ece` and `reliability` over all pairs, and, from two
+        halves, `temperature` (fitted on one), `ece_before` and `ece_after` (on the other), absent with fewer than 4
+        pairs or 2 prompts.
 
     Raises:
         SawyerError: no pairs, a margin that is not finite, or lengths or prompts of another number.
     """
-    m = _margins(margins)
+    m = np.asarray(margins, dtype=np.float64)
+    if m.ndim != 1 or m.size == 0:
+        raise SawyerError("a reward model cannot be evaluated on no pairs, give it a held-out file with some")
+    if not np.isfinite(m).all():
+        bad = int(np.count_nonzero(~np.isfinite(m)))
+        raise SawyerError(f"the reward model gave {bad} of {m.size} pairs a margin that is not a finite number")
     for name, column in (("lengths", chosen_lengths), ("lengths", rejected_lengths), ("prompts", prompts)):
         if column is not None and len(column) != m.size:
             raise SawyerError(f"there are {m.size} margins but {len(column)} {name}")
     if bins < 1:
         raise SawyerError(f"a reliability diagram needs at least one bin, not {bins}")
-    fitted_on = None if validation is None else _margins(validation)
 
-    names = list(range(m.size)) if prompts is None else list(prompts)
-    errors = _errors(m, names, bins, level, draws, seed)
+    log_losses = np.logaddexp(0, -m)
+    briers = special.expit(-m) ** 2
     result: dict[str, Any] = {
         "pairs": m.size,
         "prompts": len(set(prompts)) if prompts is not None else m.size,
@@ -77,16 +78,10 @@ def evaluate(
         "accuracy": as_json(stats.proportion(m > 0, prompts, level)),
         "accuracy_ties_half": as_json(stats.win_rate(m, np.zeros_like(m), prompts, level)),
         "ties": int(np.count_nonzero(m == 0)),
-        "log_loss": errors["log_loss"],
-        "brier": errors["brier"],
+        "log_loss": as_json(stats.bootstrap_mean(log_losses, prompts, level, draws, seed)),
+        "brier": as_json(stats.bootstrap_mean(briers, prompts, level, draws, seed)),
         "margin": as_json(stats.bootstrap_mean(m, prompts, level, draws, seed)),
-        "calibration": {
-            "bins": bins,
-            "ece": errors["ece"],
-            "adaptive_ece": errors["adaptive_ece"],
-            "reliability": reliability(m, bins),
-            **_calibrated(m, fitted_on, names, bins, level, draws, seed),
-        },
+        "calibration": _calibration(m, prompts, bins, level, draws, seed),
     }
     if chosen_lengths is not None and rejected_lengths is not None:
         result |= _length_bias(m, np.asarray(chosen_lengths), np.asarray(rejected_lengths), prompts, level)
@@ -167,64 +162,40 @@ def _bin_of(m: stats.Vector, bins: int) -> np.ndarray:
     return np.minimum(((special.expit(np.abs(m)) - 0.5) * 2 * bins).astype(int), bins - 1)
 
 
-def _margins(margins: ArrayLike) -> stats.Vector:
-    m = np.asarray(margins, dtype=np.float64)
-    if m.ndim != 1 or m.size == 0:
-        raise SawyerError("a reward model cannot be evaluated on no pairs, give it a held-out file with some")
-    if not np.isfinite(m).all():
-        bad = int(np.count_nonzero(~np.isfinite(m)))
-        raise SawyerError(f"the reward model gave {bad} of {m.size} pairs a margin that is not a finite number")
-    return m
-
-
-def _errors(
-    m: stats.Vector, names: Sequence[object], bins: int, level: float, draws: int, seed: int
-) -> dict[str, dict[str, Any]]:
-    """Four ways to say how far the probabilities are off, each a figure."""
-    equally_wide, equally_full = _bin_of(m, bins), equal_mass_bins(special.expit(np.abs(m)), bins)
-    found = {
-        "ece": _ece_estimate(m, equally_wide, names, level, draws, seed),
-        "adaptive_ece": _ece_estimate(m, equally_full, names, level, draws, seed),
-        "log_loss": stats.bootstrap_mean(np.logaddexp(0, -m), names, level, draws, seed),
-        "brier": stats.bootstrap_mean(special.expit(-m) ** 2, names, level, draws, seed),
-    }
-    return {name: as_json(estimate) for name, estimate in found.items()}
-
-
-def _calibrated(
-    m: stats.Vector,
-    fitted_on: stats.Vector | None,
-    names: Sequence[object],
-    bins: int,
-    level: float,
-    draws: int,
-    seed: int,
+def _calibration(
+    m: stats.Vector, prompts: Sequence[object] | None, bins: int, level: float, draws: int, seed: int
 ) -> dict[str, Any]:
-    """The temperature, fitted on other margins or on those of half of the prompts, and the errors without and with it
-    on the margins that it was not fitted on; nothing where there are too few to halve."""
-    rest = np.full(len(m), True)
-    if fitted_on is None:
-        units = list(dict.fromkeys(names))
-        if len(m) < 4 or len(units) < 2:
-            return {}
-        shuffled = np.random.default_rng(seed).permutation(len(units))
-        half = {units[i] for i in shuffled[: len(units) // 2]}
-        rest = np.array([name not in half for name in names])
-        fitted_on = m[~rest]
-    temperature = fit_temperature(fitted_on)
-    others = [name for name, here in zip(names, rest, strict=True) if here]
-    calibrated = m[rest] / temperature
-    return {
+    calibration: dict[str, Any] = {
+        "bins": bins,
+        "ece": as_json(_ece_estimate(m, _bin_of(m, bins), prompts, level, draws, seed)),
+        "adaptive_ece": as_json(
+            _ece_estimate(m, equal_mass_bins(special.expit(np.abs(m)), bins), prompts, level, draws, seed)
+        ),
+        "reliability": reliability(m, bins),
+    }
+    names = list(range(len(m))) if prompts is None else list(prompts)
+    units = list(dict.fromkeys(names))
+    if len(m) < 4 or len(units) < 2:
+        return calibration
+    shuffled = np.random.default_rng(seed).permutation(len(units))
+    fitted_on = {units[i] for i in shuffled[: len(units) // 2]}
+    fits = np.array([name in fitted_on for name in names])
+    rest = [name for name, fit in zip(names, fits, strict=True) if not fit]
+    temperature = fit_temperature(m[fits])
+    calibrated = m[~fits] / temperature
+    return calibration | {
         "temperature": temperature,
-        "fitted_on": len(fitted_on),
-        **{f"{name}_before": v for name, v in _errors(m[rest], others, bins, level, draws, seed).items()},
-        **{f"{name}_after": v for name, v in _errors(calibrated, others, bins, level, draws, seed).items()},
+        "fitted_on": int(fits.sum()),
+        "ece_before": as_json(_ece_estimate(m[~fits], _bin_of(m[~fits], bins), rest, level, draws, seed)),
+        "ece_after": as_json(_ece_estimate(calibrated, _bin_of(calibrated, bins), rest, level, draws, seed)),
+        "log_loss_before": as_json(stats.bootstrap_mean(np.logaddexp(0, -m[~fits]), rest, level, draws, seed)),
+        "log_loss_after": as_json(stats.bootstrap_mean(np.logaddexp(0, -calibrated), rest, level, draws, seed)),
         "reliability_after": reliability(calibrated, bins),
     }
 
 
 def _ece_estimate(
-    m: stats.Vector, bin_of: np.ndarray, names: Sequence[object], level: float, draws: int, seed: int
+    m: stats.Vector, bin_of: np.ndarray, prompts: Sequence[object] | None, level: float, draws: int, seed: int
 ) -> stats.Estimate:
     """The ECE over given bins with a basic bootstrap interval, 2 ECE - quantiles, cut at 0 and widened to hold the ECE.
 
@@ -233,6 +204,7 @@ def _ece_estimate(
     """
     ece, bins = _ece(m, bin_of), int(bin_of.max()) + 1
     numbers: dict[object, int] = {}
+    names = range(len(m)) if prompts is None else prompts
     of_pair = np.array([numbers.setdefault(name, len(numbers)) for name in names])
     n = len(numbers)
     if n < 2:

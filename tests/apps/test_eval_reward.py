@@ -8,7 +8,6 @@ import pytest
 
 from sawyer.apps import evaluate_pairs
 from sawyer.data.files import write_rows
-from sawyer.evals.reward_models import fit_temperature
 from sawyer.feedback.reward_model import RewardModel
 from sawyer.models.load import load_sequence_classifier, load_tokenizer
 from sawyer.models.save import save_model
@@ -96,22 +95,6 @@ def test_a_pairwise_model_is_asked_about_every_pair(figures, saved_policy):
     assert 0 <= found["accuracy"]["mean"] <= 1
 
 
-def test_the_temperature_is_fitted_on_pairs_of_its_own(command, figures):
-    rows = [{"prompt": f"Other {i}?", "chosen": "a" * (4 + i % 3), "rejected": "b" * 5} for i in range(9)]
-    write_rows("valid.jsonl", [*rows, {"prompt": "Question 0?", "chosen": "a", "rejected": "bb"}])
-    found = figures("--scorer", "length", "--validation", "valid.jsonl")
-    calibration = found["calibration"]
-    assert (calibration["fitted_on"], calibration["ece_after"]["n"]) == (10, 12)
-    margins = [*[-1.0, 0.0, 1.0] * 3, -1.0]
-    assert calibration["temperature"] == pytest.approx(fit_temperature(margins))
-    assert found["validation"] == "valid.jsonl"
-    assert figures("--scorer", "length")["accuracy"] == found["accuracy"]
-    code, out, err = command("--data", "pairs.jsonl", "--scorer", "length", "--validation", "valid.jsonl")
-    assert code == 0
-    assert f"ECE, divided by T = {calibration['temperature']:.2f}" in out
-    assert "prompts that are in pairs.jsonl and in valid.jsonl too: 1;" in err
-
-
 def test_what_an_ensemble_says_of_pairs_does_not_depend_on_probes(figures, saved_reward):
     models = ("--model", saved_reward(1), "--model", saved_reward(2), "--ensemble", "mean")
     with_probes, without = figures(*models), figures(*models, "--no-probes")
@@ -180,8 +163,7 @@ MISTAKES = {
     "samples of pairs": (["--model", "POLICY", "--scorer", "pairwise", "--samples", "s.jsonl"], "--samples needs"),
     "no samples": (["--scorer", "length", "--samples", "pairs.jsonl"], "has no `prompt` and `samples`"),
     "no such file": (["--scorer", "length", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
-    "not html": (["--scorer", "length", "--page", "a.json"], "--page a.json must end with .html"),
-    "no such validation": (["--scorer", "length", "--validation", "nowhere.jsonl"], "nowhere.jsonl"),
+    "not html": (["--scorer", "length", "--page", "a.json"], "must end with .html"),
 }
 
 

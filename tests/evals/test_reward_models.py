@@ -137,8 +137,6 @@ def test_every_figure_survives_json_with_its_interval_around_it(values):
         lambda: reward_models.evaluate([1.0], [3], [2, 3]),
         lambda: reward_models.evaluate([1.0], prompts=[]),
         lambda: reward_models.evaluate([1.0], bins=0),
-        lambda: reward_models.evaluate([1.0], validation=[]),
-        lambda: reward_models.evaluate([1.0], validation=[math.inf]),
     ],
 )
 def test_a_mistake_is_one_sentence(call):
@@ -178,25 +176,3 @@ def test_both_calibration_errors_are_reported_with_intervals():
     adaptive = calibration["adaptive_ece"]
     assert adaptive["low"] <= adaptive["mean"] <= adaptive["high"]
     assert adaptive["mean"] == pytest.approx(calibration["ece"]["mean"], abs=0.05)
-
-
-def test_a_temperature_may_be_fitted_on_pairs_of_its_own():
-    margins, validation = calibrated(400, scale=3.0), calibrated(4000, scale=3.0, seed=9)
-    calibration = reward_models.evaluate(margins, validation=validation)["calibration"]
-    assert calibration["temperature"] == pytest.approx(reward_models.fit_temperature(validation))
-    assert calibration["fitted_on"] == 4000
-    assert calibration["ece_before"] == calibration["ece"]
-    assert calibration["ece_after"]["n"] == 400
-    slow = reward_models.expected_calibration_error(np.array(margins) / calibration["temperature"])
-    assert calibration["ece_after"]["mean"] == pytest.approx(slow)
-    assert sum(bin["n"] for bin in calibration["reliability_after"]) == 400
-    assert reward_models.evaluate([1.0], validation=[1.0, -0.5])["calibration"]["fitted_on"] == 2
-
-
-def test_every_error_is_told_before_and_after_the_temperature():
-    evaluation = reward_models.evaluate(calibrated(2000, scale=3.0), validation=calibrated(2000, scale=3.0, seed=9))
-    calibration = evaluation["calibration"]
-    for name in ("ece", "adaptive_ece", "log_loss", "brier"):
-        assert calibration[f"{name}_after"]["high"] < calibration[f"{name}_before"]["low"], name
-    for name in ("log_loss", "brier"):
-        assert calibration[f"{name}_before"] == evaluation[name]
