@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,12 +23,10 @@ from sawyer.data.records import Prompt
 from sawyer.data.rewardbench import Trial, load_bench
 from sawyer.errors import SawyerError
 from sawyer.evals import probes, reward_bias, reward_models
+from sawyer.feedback.protocol import logit
 from sawyer.pipeline.disk import disk_errors
 from sawyer.pipeline.files import digest, write_json
 from sawyer.pipeline.progress import Voice
-
-SURE = 30.0
-"""The largest margin read off a probability: one that rounds to 1 has none."""
 
 
 @dataclass(frozen=True)
@@ -78,33 +75,33 @@ def evaluate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
     sampled = [] if request.samples is None else read_samples(request.samples)
     with _folder(request, scorer, [*bench.trials, *sampled]) as folder:
         margins, of_probe, rewards, truncated = _scored(scorer, bench.trials, made, sampled, folder, voice)
-    result = {
-        "model": scorer.name,
-        "scorer": scorer.kind,
-        "data": request.data,
-        "report": bench.report.as_dict(),
-        "protocol": scorer.protocol,
-        "truncated": truncated,
-        "length_unit": "characters",
-        "sawyer": __version__,
-        **_figures(bench.trials, margins, request),
-        "probes": probes.evaluate(
-            of_probe,
-            {name: [bench.trials[i].prompt_id for i, _ in pairs] for name, pairs in made.items()},
-            seed=request.scorer.seed,
-        )
-        if request.probes
-        else None,
-        "heat_map": reward_bias.length_heat_map(
-            rewards, [[len(text) for text in trial.completions] for trial in sampled], seed=request.scorer.seed
-        )
-        if request.samples is not None
-        else None,
-    }
-    for place in (request.out, request.page):
-        if place is not None:
-            with disk_errors(place.parent):
-                write_json(place, result) if place is request.out else write_atomically(place, page(result))
+        result = {
+            "model": scorer.name,
+            "scorer": scorer.kind,
+            "data": request.data,
+            "report": bench.report.as_dict(),
+            "protocol": scorer.protocol,
+            "truncated": truncated,
+            "length_unit": "characters",
+            "sawyer": __version__,
+            **_figures(bench.trials, margins, request),
+            "probes": probes.evaluate(
+                of_probe,
+                {name: [bench.trials[i].prompt_id for i, _ in pairs] for name, pairs in made.items()},
+                seed=request.scorer.seed,
+            )
+            if request.probes
+            else None,
+            "heat_map": reward_bias.length_heat_map(
+                rewards, [[len(text) for text in trial.completions] for trial in sampled], seed=request.scorer.seed
+            )
+            if request.samples is not None
+            else None,
+        }
+        for place in (request.out, request.page):
+            if place is not None:
+                with disk_errors(place.parent):
+                    write_json(place, result) if place is request.out else write_atomically(place, page(result))
     return result
 
 
@@ -149,7 +146,7 @@ def _scored(
     if scorer.prefers:
         bad = [replace(trials[i], rejected=(text,)) for pairs in made.values() for i, text in pairs]
         measured = measure_all(scorer, [*trials, *bad], 1, folder, voice)
-        values = [_logit(row["p"]) for row in measured.rows]
+        values = [logit(row["p"]) for row in measured.rows]
         rest = iter(values[len(trials) :])
         return values[: len(trials)], {n: [next(rest) for _ in p] for n, p in made.items()}, [], measured.truncated
     added: list[list[str]] = [[] for _ in trials]
@@ -159,19 +156,15 @@ def _scored(
             places[name].append((i, 2 + len(added[i])))
             added[i].append(text)
     whole = [replace(t, rejected=(*t.rejected, *texts)) for t, texts in zip(trials, added, strict=True)]
-    measured = measure_all(scorer, [*whole, *sampled], 2, folder, voice)
+    # the pairs alone set the scale of an ensemble's members: what else is looked at changes nothing of them
+    scaled_by = [*[2] * len(whole), *[0] * len(sampled)]
+    measured = measure_all(scorer, [*whole, *sampled], 2, folder, voice, scaled_by=scaled_by)
     scores = [row["scores"] for row in measured.rows]
     margins = [own[0] - own[1] for own in scores[: len(trials)]]
     of_probe: dict[str, Sequence[float]] = {
         name: [scores[i][0] - scores[i][at] for i, at in where] for name, where in places.items()
     }
     return margins, of_probe, scores[len(trials) :], measured.truncated
-
-
-def _logit(p: float) -> float:
-    if p <= 0 or p >= 1:
-        return math.copysign(SURE, p - 0.5)
-    return max(-SURE, min(SURE, math.log(p / (1 - p))))
 
 
 @contextmanager

@@ -93,6 +93,7 @@ def evaluate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
             **evaluation,
             "protocol": scorer.protocol,
             "truncated": measured.truncated,
+            "unread": measured.unread,
             "data": request.data,
             "limit": request.limit,
             "report": bench.report.as_dict(),
@@ -169,6 +170,8 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
         lines.append(
             f"{result['truncated']} texts were longer than --max-tokens, or than the model reads, and were cut"
         )
+    if result["unread"]:
+        lines.append(f"{result['unread']} questions to the judge got no verdict")
     if result["missing"]:
         lines.append(f"not measured: {', '.join(result['missing'])}")
     lines.append(f"scores of every row: {result['rows_file']}")

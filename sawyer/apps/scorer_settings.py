@@ -20,6 +20,8 @@ class ScorerSettings(Settings):
     """How the model scores; left out, what it is says so. The last three need no model."""
     reference: str | None = None
     """With dpo: the model that the policy was trained from."""
+    beta: FiniteFloat = Field(default=1.0, gt=0)
+    """With dpo: multiplies the log-ratio. DPO's own, such as 0.1, gives its probabilities; rankings are the same."""
     ref_free: Literal["avg", "sum", "norm"] = "avg"
     """With dpo-ref-free: mean log-prob, their sum, or minus their Euclidean length."""
     ensemble: Literal["mean", "min", "mean-std", "majority"] | None = None

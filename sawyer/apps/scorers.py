@@ -10,6 +10,7 @@ from typing import Any
 from sawyer.apps.scorer_settings import ScorerSettings
 from sawyer.data.rewardbench import TIES, Trial
 from sawyer.errors import SawyerError
+from sawyer.feedback.ensemble import PREFERENCE_RULES
 from sawyer.feedback.protocol import Feedback, prefer
 from sawyer.pipeline.files import path_sha256
 from sawyer.rollout.api_settings import ApiSettings
@@ -67,7 +68,7 @@ def make_scorer(settings: ScorerSettings, api: ApiSettings | None = None, cache:
         protocol["ensemble"] = settings.ensemble
         protocol |= {"k": settings.k} if settings.ensemble == "mean-std" else {}
     if kind == "dpo":
-        protocol["reference"] = settings.reference
+        protocol |= {"reference": settings.reference, "beta": settings.beta}
     if kind == "dpo-ref-free":
         protocol["ref_free"] = settings.ref_free
     if kind == "judge":
@@ -102,12 +103,7 @@ def measure(feedback: Feedback, trials: Sequence[Trial], version: int) -> list[d
     if isinstance(feedback, Judge):
         # a judge that rewards depth would tear apart the answers that Ties holds to be equally right
         grades: list[Grade] = ["correctness" if trial.subset == TIES else "quality" for trial in trials]
-        scores: list[list[float]] = [[] for _ in trials]
-        for grade in sorted(set(grades)):
-            own = [i for i, one in enumerate(grades) if one == grade]
-            found = feedback.grading(grade).score([prompts[i] for i in own], [trials[i].completions for i in own])
-            for i, of_trial in zip(own, found, strict=True):
-                scores[i] = of_trial
+        scores = feedback.rate(prompts, [trial.completions for trial in trials], grades)
     else:
         scores = feedback.score(prompts, [trial.completions for trial in trials])
     return [{"scores": own} for own in scores]
@@ -144,6 +140,7 @@ def _check(settings: ScorerSettings, kind: str, api: ApiSettings | None, cache: 
     given = settings.model_fields_set
     only: dict[str, tuple[bool, str]] = {
         "reference": (kind == "dpo", "--scorer dpo"),
+        "beta": (kind == "dpo", "--scorer dpo"),
         "ref_free": (kind == "dpo-ref-free", "--scorer dpo-ref-free"),
         "both_orders": (kind == "judge", "--scorer judge"),
         "judge_tokens": (kind == "judge", "--scorer judge"),
@@ -173,8 +170,10 @@ def _check(settings: ScorerSettings, kind: str, api: ApiSettings | None, cache: 
     if settings.ensemble is not None:
         if len(settings.model) < 2:
             raise SawyerError("--ensemble needs at least two models; give --model several times")
-        if kind in PREFERS and settings.ensemble not in ("mean", "majority"):
-            raise SawyerError(f"models that compare pairs can be combined by mean or majority, not {settings.ensemble}")
+        if kind in PREFERS and settings.ensemble not in PREFERENCE_RULES:
+            raise SawyerError(
+                f"models that compare pairs can be combined by {' or '.join(PREFERENCE_RULES)}, not {settings.ensemble}"
+            )
     if kind == "classifier":
         for name in settings.model:
             if not _is_reward_model(name):
@@ -255,7 +254,7 @@ def _load(name: str, kind: str, settings: ScorerSettings) -> Feedback:
         return open_reward_model(name, **how)
     if kind == "pairwise":
         return PairwiseModel(name, **how)
-    return ImplicitReward(name, settings.reference, free=settings.ref_free, **how)
+    return ImplicitReward(name, settings.reference, free=settings.ref_free, beta=settings.beta, **how)
 
 
 def _local_judge(name: str, settings: ScorerSettings, device: Any) -> Feedback:

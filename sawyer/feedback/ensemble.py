@@ -19,6 +19,8 @@ from sawyer.feedback.protocol import Feedback, prefer
 
 Rule = Literal["mean", "min", "mean-std", "majority"]
 RULES: tuple[Rule, ...] = ("mean", "min", "mean-std", "majority")
+PREFERENCE_RULES: tuple[Rule, ...] = ("mean", "majority")
+"""How preferences between pairs can be combined, which have no scale."""
 Scale = tuple[float, float]
 """Mean and standard deviation of a member's scores."""
 
@@ -53,10 +55,12 @@ class Ensemble:
         return combine(scores, self.rule, k=self.k, scales=self.scales)
 
     def prefer(self, prompts: Sequence[Prompt], pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """P(the first of a pair is better): of `majority` the share of members that say so, else Bradley-Terry."""
-        if self.rule != "majority":
-            return prefer(_Scores(self), prompts, pairs)
-        return votes([prefer(member, prompts, pairs) for member in self.members])
+        """P(the first of a pair is better): of `majority` the share of members that say so; of `mean`, where all
+        members compare pairs themselves, the mean of what they say; else Bradley-Terry."""
+        compare = all(hasattr(member, "prefer") for member in self.members)
+        if self.rule == "majority" or (self.rule == "mean" and compare):
+            return combine_preferences([prefer(member, prompts, pairs) for member in self.members], self.rule)
+        return prefer(_Scores(self), prompts, pairs)
 
 
 class _Scores:
@@ -110,7 +114,18 @@ def combine(
     return combined
 
 
-def votes(preferences: Sequence[Sequence[float]]) -> list[float]:
-    """[pairs] the share of members whose P is above one half, those at one half counting half."""
+def combine_preferences(preferences: Sequence[Sequence[float]], rule: Rule) -> list[float]:
+    """[pairs] one P each, from [members][pairs]: their `mean`, or of `majority` the share of members whose P is above
+    one half, those at one half counting half.
+
+    Raises:
+        SawyerError: the rule is another, which only scores have.
+    """
+    if rule not in PREFERENCE_RULES:
+        raise SawyerError(
+            f"models that compare pairs can be combined by {' or '.join(PREFERENCE_RULES)}; {rule} needs scores"
+        )
     p_M_n = np.array(preferences, dtype=np.float64)
+    if rule == "mean":
+        return p_M_n.mean(0).tolist()
     return ((p_M_n > 0.5) + 0.5 * (p_M_n == 0.5)).mean(0).tolist()

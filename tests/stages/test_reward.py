@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import torch
 from pydantic import ValidationError
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sawyer.data.records import Comparison, Prompt, user
 from sawyer.errors import SawyerError
@@ -36,6 +37,21 @@ def test_what_shapes_the_loss_of_pairs_trains(settings, saved_policy, pairs, run
     folder, figures = run_stage(STAGE, saved_policy(), data, data="pairs", validation="test", **SMALL, **settings)
     assert figures["held_out"]["accuracy"]["mean"] > 0.9
     assert min(learned(folder)) > 0.5
+
+
+def test_plain_transformers_scores_a_padded_batch_as_we_do(saved_policy, pairs, run_stage):
+    folder, _ = run_stage(STAGE, saved_policy(), {"pairs": {"train": pairs(8)}}, data="pairs", **{**SMALL, "steps": 2})
+    reward = RewardModel(str(folder))
+    sequences = [
+        reward.form.prompt_ids(prompt.prompt) + reward.form.completion_ids(text)
+        for prompt, own in zip(ASKED, ANSWERS, strict=True)
+        for text in own
+    ]
+    assert len({len(ids) for ids in sequences}) > 1
+    plain, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        logits = plain(**tokenizer.pad({"input_ids": sequences}, return_tensors="pt")).logits
+    assert logits[:, 0].tolist() == pytest.approx([s for own in reward.score(ASKED, ANSWERS) for s in own], abs=1e-4)
 
 
 @pytest.mark.parametrize("more", [{}, {"lora": {"r": 4}}], ids=["whole", "lora"])
