@@ -8,22 +8,31 @@ much of it. Lines end at "\\n" only: `str.splitlines` would also cut at U+2028 a
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sawyer.data import parquet
 from sawyer.data.records import Comparison, Conversation, Labelled, Prompt, Record, from_row
-from sawyer.errors import SawyerError
+from sawyer.errors import SawyerError, reason
 
 T = TypeVar("T")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+BESIDE_DATA = ("data.json", "manifest.json", "metrics.jsonl")
+"""What Sawyer writes beside the files of data in a folder."""
 EXAMPLES_KEPT = 3
+WRONG_TYPE = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
+"""What reading a field raises where somebody put something else into it."""
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NAMES: dict[type | None, str] = {
     Prompt: "a prompt",
     Conversation: "a conversation",
@@ -68,10 +77,10 @@ class LoadReport:
         """Count another file's rows in."""
         self.kept += other.kept
         self.revisions |= other.revisions
-        for reason, count in other.dropped.items():
-            self.dropped[reason] = self.dropped.get(reason, 0) + count
-            examples = self.examples.setdefault(reason, [])
-            examples.extend(other.examples.get(reason, [])[: EXAMPLES_KEPT - len(examples)])
+        for why, count in other.dropped.items():
+            self.dropped[why] = self.dropped.get(why, 0) + count
+            examples = self.examples.setdefault(why, [])
+            examples.extend(other.examples.get(why, [])[: EXAMPLES_KEPT - len(examples)])
 
     def as_dict(self) -> dict[str, Any]:
         found = {"revisions": dict(self.revisions)} if self.revisions else {}
@@ -79,21 +88,23 @@ class LoadReport:
 
     def __str__(self) -> str:
         dropped = [
-            f"{count} {reason} ({', '.join(self.examples[reason])})" for reason, count in sorted(self.dropped.items())
+            f"{count} {why}" + (f" ({', '.join(self.examples[why])})" if why in self.examples else "")
+            for why, count in sorted(self.dropped.items())
         ]
         return f"{self.kept} of {self.rows} rows kept" + (f"; dropped: {'; '.join(dropped)}" if dropped else "")
 
 
-def data_files(folder: Path) -> list[Path]:
-    """The files of data below a folder, in order; hidden ones are left out.
+def data_files(folder: Path, suffixes: Sequence[str] = SUFFIXES, of: str = "data") -> list[Path]:
+    """The files below a folder that hold data, in order, without hidden ones and those that Sawyer writes beside data.
 
     Raises:
         SawyerError: there is none.
     """
-    found = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name.endswith(SUFFIXES)]
+    found = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name.endswith(tuple(suffixes))]
     found = [file for file in found if not any(part[0] == "." for part in file.relative_to(folder).parts)]
+    found = [file for file in found if file.name not in BESIDE_DATA]
     if not found:
-        raise SawyerError(f"{folder} holds no file of data ({', '.join(SUFFIXES)}); give the folder that does")
+        raise SawyerError(f"{folder} holds no file of {of} ({', '.join(suffixes)}); give the folder that does")
     return found
 
 
@@ -172,7 +183,7 @@ def record_or_problem(row: RawRow, convert: Callable[[Mapping[str, Any]], T]) ->
         return convert(row.value)
     except SawyerError as error:
         return str(error)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except WRONG_TYPE as error:
         return f"a field has the wrong type ({type(error).__name__})"
 
 
@@ -182,28 +193,39 @@ def raw_rows(path: str | Path) -> list[RawRow]:
     Raises:
         SawyerError: the file is missing, empty, cut off in the middle, or of no known type.
     """
-    path = Path(path)
-    if suffix_of(path) == ".parquet":
-        return _parquet_rows(path)
-    data = read_bytes(path)
-    if not data.strip():
-        raise SawyerError(f"{path} is empty; give a file with at least one record")
-    # Many a `.json` on the hub is JSONL, and a list starts with a bracket, which no row does.
-    return _json_rows(path, data) if data.lstrip()[:1] == b"[" else _jsonl_rows(path, data)
+    return list(iter_rows(path))
 
 
-def read_bytes(path: Path) -> bytes:
-    """What a file holds, unpacked if it is gzipped, without a byte order mark.
+def iter_rows(path: str | Path) -> Iterator[RawRow]:
+    """As `raw_rows`, one by one: of JSONL and parquet, only a little is in memory at a time.
 
     Raises:
-        SawyerError: the file is missing, a folder, cut off or not readable.
+        SawyerError: as `raw_rows`, where the reading comes to it.
     """
+    path = Path(path)
+    if suffix_of(path) == ".parquet":
+        yield from (RawRow(number, *row) for number, row in enumerate(parquet.read(path), start=1))
+        return
+    with _opened(path) as file:
+        lines = ((n, line if n > 1 else line.removeprefix(_BYTE_ORDER_MARK)) for n, line in enumerate(file, start=1))
+        number, first = next(((number, line) for number, line in lines if line.strip()), (0, b""))
+        if not number:
+            raise SawyerError(f"{path} is empty; give a file with at least one record")
+        # Many a `.json` on the hub is JSONL, and a list starts with a bracket, which no row does.
+        if first.lstrip()[:1] == b"[":
+            yield from _json_rows(path, b"\n" * (number - 1) + first + file.read())
+        else:
+            yield from _jsonl_rows(path, chain([(number, first)], lines))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
+    """The bytes of a file, unpacked if it is gzipped; what is wrong with it is a sentence, whenever it is met."""
     if path.is_dir():
         raise SawyerError(f"{path} is a folder; give one of the files in it")
     try:
-        data = path.read_bytes()
-        if path.name.endswith(".gz") and data:
-            data = gzip.decompress(data)
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+            yield file
     except FileNotFoundError:
         raise SawyerError(f"there is no file {path}; check the path") from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
@@ -212,32 +234,45 @@ def read_bytes(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise SawyerError(f"{path} cannot be read: {error.strerror or error}") from None
-    return data.removeprefix(b"\xef\xbb\xbf")
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a file holds, unpacked if it is gzipped, without a byte order mark.
+
+    Raises:
+        SawyerError: the file is missing, a folder, cut off or not readable.
+    """
+    with _opened(path) as file:
+        return file.read().removeprefix(_BYTE_ORDER_MARK)
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> None:
     """Write records as the suffix says. See `write_rows`."""
-    write_rows(path, [record.row() for record in records])
+    write_rows(path, (record.row() for record in records))
 
 
-def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as the suffix says, atomically: another process sees the old file or the whole new one.
 
-    In parquet `info` is a column of JSON text, so that rows whose `info` differ in shape go into one table.
+    JSONL is written row by row. In parquet `info` is a column of JSON text, so that rows whose `info` differ in shape
+    go into one table.
 
     Raises:
-        SawyerError: no rows, unknown suffix, or the disk refuses (full, read-only); nothing is left half-written.
+        SawyerError: no rows, unknown suffix, a value that the suffix has no way to write, or the disk refuses (full,
+            read-only); nothing is left half-written.
     """
     path = Path(path)
     suffix = suffix_of(path)
-    if not rows:
+    rows = iter(rows)
+    first = next(rows, None)
+    if first is None:
         raise SawyerError(f"there are no records to write to {path}; check what the step before it kept")
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
         with os.fdopen(descriptor, "wb") as file:
-            _write(file, rows, suffix)
+            _write(file, chain([first], rows), suffix)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
@@ -245,6 +280,8 @@ def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
         temporary = None
     except UnicodeEncodeError:
         raise SawyerError(f"a record for {path} holds half of a surrogate pair, which is not text; remove it") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SawyerError(f"a record for {path} holds what cannot be written ({reason(error)}); remove it") from None
     except OSError as error:
         raise SawyerError(
             f"{path} cannot be written: {error.strerror or error}; free space or choose another place"
@@ -254,41 +291,32 @@ def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
-def _write(file: Any, rows: Sequence[Mapping[str, Any]], suffix: str) -> None:
+def _write(file: Any, rows: Iterable[Mapping[str, Any]], suffix: str) -> None:
     if suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        columns = {name: [row.get(name) for row in rows] for name in names}
-        if "info" in columns:
-            columns["info"] = [
-                None if info is None else json.dumps(info, ensure_ascii=False) for info in columns["info"]
-            ]
-        pyarrow.parquet.write_table(pyarrow.table(columns), file)
+        parquet.write(file, rows)
         return
     if suffix.startswith(".jsonl"):
-        text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        texts = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     else:
-        text = json.dumps(list(rows), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
-    data = text.encode("utf-8")
-    file.write(gzip.compress(data, mtime=0) if suffix.endswith(".gz") else data)
+        texts = iter([json.dumps(list(rows), ensure_ascii=False, allow_nan=False, indent=1) + "\n"])
+    opened: AbstractContextManager[Any] = nullcontext(file)
+    if suffix.endswith(".gz"):
+        opened = gzip.GzipFile("", "wb", fileobj=file, mtime=0)
+    with opened as out:
+        for text in texts:
+            out.write(text.encode("utf-8"))
 
 
-def _jsonl_rows(path: Path, data: bytes) -> list[RawRow]:
-    lines = data.split(b"\n")
-    rows = []
-    for number, line in enumerate(lines, start=1):
+def _jsonl_rows(path: Path, lines: Iterable[tuple[int, bytes]]) -> Iterator[RawRow]:
+    for number, line in lines:
         if not line.strip():
             continue
         value, problem = _parse(line)
-        # The last piece is empty when the file ends with a newline, as a whole file does.
-        if problem is not None and number == len(lines):
+        if problem is not None and not line.endswith(b"\n"):  # the last line; that of a whole file ends
             raise SawyerError(
                 f"{path} ends in the middle of line {number}; it was probably cut off in copying, fetch it again"
             )
-        rows.append(RawRow(number, value, problem))
-    return rows
+        yield RawRow(number, value, problem)
 
 
 def _json_rows(path: Path, data: bytes) -> list[RawRow]:
@@ -307,27 +335,6 @@ def _json_rows(path: Path, data: bytes) -> list[RawRow]:
         RawRow(number, value) if _is_text(value) else RawRow(number, problem="the row holds half of a surrogate pair")
         for number, value in enumerate(values, start=1)
     ]
-
-
-def _parquet_rows(path: Path) -> list[RawRow]:
-    if path.is_dir():
-        raise SawyerError(f"{path} is a folder; give one of the files in it")
-    if not path.exists():
-        raise SawyerError(f"there is no file {path}; check the path")
-    if not os.access(path, os.R_OK):
-        raise SawyerError(f"{path} cannot be read: permission denied")
-    if path.stat().st_size == 0:
-        raise SawyerError(f"{path} is empty; give a file with at least one record")
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        values = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise SawyerError(
-            f"{path} is not a whole parquet file ({str(error).splitlines()[0]}); fetch it again"
-        ) from None
-    return [RawRow(number, value) for number, value in enumerate(values, start=1)]
 
 
 def _parse(line: bytes) -> tuple[Any, str | None]:
