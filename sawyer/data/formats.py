@@ -24,7 +24,18 @@ from typing import Any, Literal, get_args
 
 from sawyer.data.files import LoadReport, RawRow, convert_rows, raw_rows
 from sawyer.data.hh import check_alternation, hh_comparison, is_hh
-from sawyer.data.records import Comparison, Conversation, Labelled, Message, Prompt, Record, assistant, from_row, user
+from sawyer.data.records import (
+    Comparison,
+    Conversation,
+    Labelled,
+    Message,
+    Prompt,
+    Record,
+    assistant,
+    check_sides,
+    from_row,
+    user,
+)
 from sawyer.errors import SawyerError
 
 Format = Literal["alpaca", "sharegpt", "messages", "trl", "hh"]
@@ -172,6 +183,8 @@ def from_trl(row: Row) -> Record:
     Its language modelling (`text`) and stepwise supervision (`completions` with `labels`) are refused: no record holds
     text without turns, or marks for parts of an answer.
     """
+    if not (_has(row, "completion") or _has(row, "completions")):
+        check_sides(row)
     if not _has(row, "prompt"):
         if _has(row, "chosen", "rejected"):
             return _implicit_prompt(row)
@@ -214,6 +227,7 @@ def _conversational(messages: list[Message], row: Row) -> Record:
     if not messages:
         raise SawyerError("the conversation has no turns")
     check_alternation(messages)
+    check_sides(row)
     if _has(row, "chosen", "rejected"):
         return _comparison(messages, _completion(row["chosen"]), _completion(row["rejected"]), row)
     if messages[-1]["role"] != "assistant":
@@ -309,7 +323,7 @@ def turns_of(turns: Any) -> list[Message]:
             raise SawyerError("a turn is not an object")
         role = turn.get("role") or turn.get("from")
         if not isinstance(role, str) or role.lower() not in ROLE_NAMES:
-            raise SawyerError(f"a turn has the unknown role {role!r}")
+            raise SawyerError(f"a turn has the unknown role {role!r:.60}")
         content = turn["content"] if "content" in turn else turn.get("value")
         messages.append({"role": ROLE_NAMES[role.lower()], "content": _content(content)})
     if len(messages) > 1 and messages[0]["role"] == "system" and not messages[0]["content"].strip():

@@ -10,7 +10,7 @@ from pydantic import Field
 from sawyer.data.cleaning import Sieve
 from sawyer.data.public.answers import SAME_TEXT, Answer, comparison
 from sawyer.data.public.base import PARQUET_EXPORT, PublicSettings
-from sawyer.data.public.fields import either, items, name, number, question, text
+from sawyer.data.public.fields import either, items, name, number, part, question, text
 from sawyer.data.records import Comparison
 from sawyer.errors import SawyerError
 
@@ -45,9 +45,7 @@ def read(settings: SummarizeSettings, sieve: Sieve) -> Iterator[Comparison]:
 
 
 def _pair(row: Mapping[str, Any]) -> tuple[bool, float | None, Comparison]:
-    info = row.get("info")
-    if not isinstance(info, Mapping):
-        raise SawyerError("`info` is missing or not an object")
+    info = part(row, "info")
     title = info.get("title") or ""
     is_article = not info.get("post")
     if is_article:
