@@ -134,40 +134,40 @@ def load_file(
     Raises:
         SawyerError: the file is missing, empty, cut off or of no known type; nothing or too little of it is usable.
     """
-    return convert_rows(path, raw_rows(path), convert, kind=kind, max_bad=max_bad)
+    return convert_rows(path, iter_rows(path), convert, kind=kind, max_bad=max_bad)
 
 
 def convert_rows(
     name: str | Path,
-    rows: Sequence[RawRow],
+    rows: Iterable[RawRow],
     convert: Callable[[Mapping[str, Any]], Record],
     *,
     kind: type[Record] | None = None,
     max_bad: float = 0.05,
 ) -> tuple[list[Record], LoadReport]:
     """Make records of raw rows; `name` is what errors and the report call the file (or the set on the hub)."""
-    outcomes = [record_or_problem(row, convert) for row in rows]
-    kinds = Counter(type(outcome) for outcome in outcomes if not isinstance(outcome, str))
+    outcomes = [(row.number, record_or_problem(row, convert)) for row in rows]
+    kinds = Counter(type(outcome) for _, outcome in outcomes if not isinstance(outcome, str))
     kind = kind or (kinds.most_common(1)[0][0] if kinds else None)
     records: list[Record] = []
     report = LoadReport()
     first_bad = ""
-    for row, outcome in zip(rows, outcomes, strict=True):
+    for number, outcome in outcomes:
         if kind is not None and isinstance(outcome, kind):
             records.append(outcome)
             continue
         problem = outcome if isinstance(outcome, str) else f"the row is {_NAMES[type(outcome)]}, not {_NAMES[kind]}"
-        report.drop(problem, f"{Path(name).name}:{row.number}")
-        first_bad = first_bad or f"the first is row {row.number}: {problem}"
+        report.drop(problem, f"{Path(name).name}:{number}")
+        first_bad = first_bad or f"the first is row {number}: {problem}"
     report.kept = len(records)
-    if not rows:
+    if not outcomes:
         raise SawyerError(f"{name} has no rows; give a file with at least one record")
     if not records:
-        raise SawyerError(f"{name} has no usable row among {len(rows)}; {first_bad}")
-    bad = len(rows) - len(records)
-    if bad > max_bad * len(rows):
+        raise SawyerError(f"{name} has no usable row among {len(outcomes)}; {first_bad}")
+    bad = len(outcomes) - len(records)
+    if bad > max_bad * len(outcomes):
         raise SawyerError(
-            f"{name}: {bad} of {len(rows)} rows cannot be used, more than the share of {max_bad:g} allowed; "
+            f"{name}: {bad} of {len(outcomes)} rows cannot be used, more than the share of {max_bad:g} allowed; "
             f"{first_bad}; mend or remove them, or raise `max_bad`"
         )
     return records, report

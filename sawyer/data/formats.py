@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -79,8 +80,8 @@ def convert_any(
 ) -> tuple[list[Record], LoadReport]:
     """As `load_any`, of rows that have been read already; `name` is what errors call them."""
     if format == "auto":
-        readable = [row.value for row in rows if isinstance(row.value, Mapping)]
-        chosen = detect(readable, name) if readable else "trl"
+        sample = list(islice((row.value for row in rows if isinstance(row.value, Mapping)), SAMPLE))
+        chosen = detect(sample, name) if sample else "trl"
     elif format in get_args(Format):
         chosen = format
     else:

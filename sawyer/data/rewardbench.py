@@ -130,7 +130,7 @@ def load_bench(
 
 # --- where rows come from ---------------------------------------------------------------------------------------------
 
-Table = tuple[str, list[RawRow]]
+Table = tuple[str, Sequence[RawRow]]
 
 
 def _hub_tables(version: int, prior: bool) -> tuple[list[Table], dict[str, str]]:
