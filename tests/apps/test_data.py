@@ -92,6 +92,30 @@ def test_near_duplicates_stay_together_and_evaluation_prompts_go(command):
     assert figures["train"] + figures["test"] == 40
 
 
+def test_a_set_that_was_built_is_what_another_is_checked_against(command):
+    command("build", "shp", "--path", "shp.jsonl", "--out", "made", "--set", "limit=10")
+    code, out, err = command("build", "shp", "--path", "shp.jsonl", "--out", "rest", "--against", "made", "--json")
+    assert code == 0, err
+    assert json.loads(out)["train"] == 30
+    code, _, err = command("build", "shp", "--path", "shp.jsonl", "--out", "none", "--against", "shp.jsonl")
+    assert code == 2
+    assert "no row of shp.jsonl has a prompt" in err
+    write_records("eval.jsonl", read_records("made/train.jsonl") + read_records("rest/train.jsonl"))
+    code, _, err = command("build", "shp", "--path", "shp.jsonl", "--out", "none", "--against", "eval.jsonl")
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "error: part 'train': all 40 records overlap with the evaluation prompts; these are the same data",
+    )
+
+
+def test_a_set_may_be_built_in_the_folder_one_stands_in(command, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    code, _, err = command("build", "shp", "--path", tmp_path / "shp.jsonl", "--out", ".")
+    assert code == 0, err
+    assert sorted(file.name for file in (tmp_path / "here").iterdir()) == ["data.json", "train.jsonl"]
+
+
 def test_a_recipes_data_stage_is_built_as_a_run_of_it_would(command):
     source = "{source: shp, path: shp.jsonl}"
     Path("r.yaml").write_text(
@@ -187,6 +211,24 @@ def test_files_of_others_are_counted_under_their_name(command):
     rows = json.loads(command("stats", "own.jsonl", "--tokenizer", "words", "--json")[1])["sets"]
     assert rows[0]["source"] == "own.jsonl"
     assert rows[0]["labelled_by"] == {"not said": 1}
+
+
+def test_what_cannot_be_used_is_said_and_names_are_shown_as_text(command):
+    good = [
+        {"prompt": f"Why {i}?", "chosen": "Because.", "rejected": "No.", "info": {"source": "a\x1b[31m"}}
+        for i in range(30)
+    ]
+    layouts.write(Path(), [*good, {"prompt": "Why?", "chosen": "Because."}], "own.jsonl")
+    for verb in (
+        ("stats", "--tokenizer", "words"),
+        ("show",),
+        ("check", "--against", "shp.jsonl", "--field", "history"),
+    ):
+        code, out, err = command(verb[0], "own.jsonl", *verb[1:])
+        assert code == 0, err
+        assert "own.jsonl: dropped 1: `rejected` is missing" in err
+        assert "\x1b" not in out
+    assert "a\\x1b[31m" in command("stats", "own.jsonl", "--tokenizer", "words")[1]
 
 
 @pytest.mark.parametrize(
