@@ -257,6 +257,10 @@ def test_summaries_are_answers_to_a_post_or_an_article(load):
     assert load("summarize", [summary(), article], articles=False)[1].dropped == {"the text is an article": 1}
     sure = [summary(confidence=9), summary(confidence=2, title="B"), summary(title="C")]
     assert load("summarize", sure, min_confidence=5)[1].kept == 1
+    mixed = [summary(), {**summary(title="B"), "split": "valid1"}, {**summary(title="C"), "split": "valid2"}]
+    kept = {split: load("summarize", mixed, split=split)[1] for split in ("train", "validation", "valid2")}
+    assert {split: report.kept for split, report in kept.items()} == {"train": 1, "validation": 2, "valid2": 1}
+    assert kept["train"].dropped == {"the comparison is of another split": 2}
 
 
 def test_webgpt_drops_answers_that_nobody_preferred(load):
