@@ -6,14 +6,15 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sawyer import __version__
 from sawyer.apps.show_data import visible
 from sawyer.data.contamination import EvaluationPrompt, Index, evaluation_prompts, overlaps
-from sawyer.data.files import BESIDE_DATA, SUFFIXES, LoadReport, suffix_of, write_records
-from sawyer.data.formats import load_any
+from sawyer.data.files import BESIDE_DATA, SUFFIXES, LoadReport, iter_rows, suffix_of, write_records
+from sawyer.data.formats import SAMPLE, convert_any
 from sawyer.data.mixtures import MIXTURES, labelled
 from sawyer.data.public.catalog import PUBLIC_SETS
 from sawyer.data.records import Record
@@ -237,22 +238,23 @@ def stats(
     return table(records, counter(tokenizer, voice))
 
 
-def read(path: Path, voice: Voice) -> list[Record]:
+def read(path: Path, voice: Voice, first: int | None = None) -> list[Record]:
     """The records of a file, or of all parts in a folder; those that do not say their source are named after the file.
 
-    What cannot be used is said.
+    What cannot be used is said. With `first`, no more of a file is read than so many records need, whatever follows.
 
     Raises:
         SawyerError: there is none, or it cannot be read.
     """
     if not path.is_dir():
-        records, report = load_any(path)
+        rows = list(islice(iter_rows(path), None if first is None else first + SAMPLE))
+        records, report = convert_any(path, rows, max_bad=0.05 if first is None else 1.0)
         _tell(path.name, report, voice)
-        return [labelled(record, path.name) for record in records]
+        return [labelled(record, path.name) for record in records][:first]
     files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES) and file.name not in BESIDE_DATA)
     if not files:
         raise SawyerError(f"{path} holds no file of data ({', '.join(SUFFIXES)}); give the folder that does")
-    return [record for file in files for record in read(file, voice)]
+    return [record for file in files for record in read(file, voice, first)][:first]
 
 
 def _tell(name: str, report: LoadReport, voice: Voice) -> None:
@@ -374,7 +376,7 @@ def first(path: Path, n: int) -> list[Record]:
     """
     if n < 1:
         raise SawyerError(f"--n is {n}: show at least one record")
-    return read(path, Voice())[:n]
+    return read(path, Voice(), n)
 
 
 def sets() -> list[dict[str, str]]:

@@ -280,6 +280,15 @@ def test_show_prints_so_many_and_rankings_by_rank(command):
     assert (code, err) == (2, "error: --n is 0: show at least one record\n")
 
 
+def test_show_reads_no_more_than_it_shows(command):
+    row = json.dumps({"prompt": "Why?", "chosen": "Because.", "rejected": "No."}) + "\n"
+    Path("own.jsonl").write_text(row * 5000 + '{"prompt": "Wh')
+    code, out, err = command("show", "own.jsonl", "--n", 2)
+    assert code == 0, err
+    assert out.count("comparison") == 2
+    assert "ends in the middle of line 5001" in command("stats", "own.jsonl", "--tokenizer", "words")[2]
+
+
 def test_control_characters_are_written_out():
     assert visible("a\tb\nc\r\nd") == "a\tb\nc\nd"
     assert visible("\x07\x9b\r\u200b\U000e0001") == "\\x07\\x9b\\x0d\\u200b\\U000e0001"
