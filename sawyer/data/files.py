@@ -1,4 +1,4 @@
-"""Records on disk: JSONL (plain or gzipped), a JSON list, or parquet, told apart by the file's suffix.
+"""Records on disk: JSONL (plain, gzipped or packed by xz), a JSON list, or parquet, told apart by the file's suffix.
 
 Reading is in two steps, so that any format can use the first one: `raw_rows` finds the rows of a file and says which
 ones are broken, `convert_rows` makes records of them, counts what it must drop and why, and refuses a file with too
@@ -8,8 +8,8 @@ much of it. Lines end at "\\n" only: `str.splitlines` would also cut at U+2028 a
 from __future__ import annotations
 
 import gzip
-import io
 import json
+import lzma
 import os
 import tempfile
 import zlib
@@ -19,20 +19,21 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from sawyer.data import parquet
 from sawyer.data.records import Comparison, Conversation, Labelled, Prompt, Record, from_row
 from sawyer.errors import SawyerError, reason
 
 T = TypeVar("T")
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.xz", ".json", ".json.gz", ".parquet")
 BESIDE_DATA = ("data.json", "manifest.json", "metrics.jsonl")
 """What Sawyer writes beside the files of data in a folder."""
 EXAMPLES_KEPT = 3
 WRONG_TYPE = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
 """What reading a field raises where somebody put something else into it."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UNPACK: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 _NAMES: dict[type | None, str] = {
     Prompt: "a prompt",
     Conversation: "a conversation",
@@ -219,25 +220,25 @@ def iter_rows(path: str | Path) -> Iterator[RawRow]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
-    """The bytes of a file, unpacked if it is gzipped; what is wrong with it is a sentence, whenever it is met."""
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked if it is packed; what is wrong with it is a sentence, whenever it is met."""
     if path.is_dir():
         raise SawyerError(f"{path} is a folder; give one of the files in it")
     try:
-        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+        with _UNPACK.get(path.suffix, open)(path, "rb") as file:
             yield file
     except FileNotFoundError:
         raise SawyerError(f"there is no file {path}; check the path") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile):
+    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError):
         raise SawyerError(
-            f"{path} is not a whole gzip file, it was probably cut off in copying; fetch it again"
+            f"{path} is not a whole {path.suffix[1:]} file, it was probably cut off in copying; fetch it again"
         ) from None
     except OSError as error:
         raise SawyerError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds, unpacked if it is gzipped, without a byte order mark.
+    """What a file holds, unpacked if it is packed, without a byte order mark.
 
     Raises:
         SawyerError: the file is missing, a folder, cut off or not readable.
@@ -299,12 +300,17 @@ def _write(file: Any, rows: Iterable[Mapping[str, Any]], suffix: str) -> None:
         texts = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     else:
         texts = iter([json.dumps(list(rows), ensure_ascii=False, allow_nan=False, indent=1) + "\n"])
-    opened: AbstractContextManager[Any] = nullcontext(file)
-    if suffix.endswith(".gz"):
-        opened = gzip.GzipFile("", "wb", fileobj=file, mtime=0)
-    with opened as out:
+    with _packed(file, suffix) as out:
         for text in texts:
             out.write(text.encode("utf-8"))
+
+
+def _packed(file: Any, suffix: str) -> AbstractContextManager[Any]:
+    if suffix.endswith(".gz"):
+        return gzip.GzipFile("", "wb", fileobj=file, mtime=0)
+    if suffix.endswith(".xz"):
+        return lzma.LZMAFile(file, "wb")
+    return nullcontext(file)
 
 
 def _jsonl_rows(path: Path, lines: Iterable[tuple[int, bytes]]) -> Iterator[RawRow]:

@@ -51,7 +51,7 @@ class FileSettings(SourceBase):
 
     source: Literal["file"] = "file"
     path: Annotated[str | list[str], InputFile(folder=False)]
-    """File or files (.jsonl, .jsonl.gz, .json, .json.gz, .parquet)."""
+    """File or files (.jsonl, .jsonl.gz, .jsonl.xz, .json, .json.gz, .parquet)."""
     format: Literal["auto", "alpaca", "sharegpt", "messages", "trl", "hh"] = "auto"
     """Format of the rows; `auto` looks at their keys and refuses to guess between two."""
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 import os
 
 import pyarrow
@@ -134,8 +135,10 @@ def test_rows_of_another_kind_are_not_mixed_in(tmp_path):
         ("a.json", b'[{"prompt": "Why?"},\n{"prompt": "W', "not valid JSON at line 2.*cut off"),
         ("a.json", b'[{"prompt": "Why?"},\n{"prompt" "W"}]', "not valid JSON at line 2.*mend that line"),
         ("a.json", b'[{"prompt":\n"\xff"}]', "not UTF-8 text at line 2"),
-        ("a.jsonl.gz", gzip.compress(b'{"prompt": "Why?"}\n' * 50, mtime=0)[:-12], "not a whole gzip file"),
-        ("a.jsonl.gz", b'{"prompt": "Why?"}\n', "not a whole gzip file"),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "Why?"}\n' * 50, mtime=0)[:-12], "not a whole gz file"),
+        ("a.jsonl.gz", b'{"prompt": "Why?"}\n', "not a whole gz file"),
+        ("a.jsonl.xz", lzma.compress(b'{"prompt": "Why?"}\n' * 50)[:-12], "not a whole xz file"),
+        ("a.jsonl.xz", b'{"prompt": "Why?"}\n', "not a whole xz file"),
         ("a.parquet", b"PAR1 but not really", "not a whole parquet file"),
         ("a.csv", b"prompt\nWhy?\n", "none of the suffixes"),
     ],
@@ -194,7 +197,8 @@ def test_rows_are_read_as_they_are_asked_for(tmp_path):
     broken = json.dumps(GOOD).encode() + b"\n" + json.dumps(GOOD).encode() + b'\n{"prompt": "W'
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf\n" + broken)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(broken * 20_000)[:-12])
-    for name in ("a.jsonl", "a.jsonl.gz"):
+    (tmp_path / "a.jsonl.xz").write_bytes(lzma.compress(broken * 20_000)[:-12])
+    for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.xz"):
         rows = iter_rows(tmp_path / name)
         assert next(rows).value == GOOD
         with pytest.raises(SawyerError, match="cut off in copying"):
@@ -233,7 +237,7 @@ def test_a_comparison_without_a_side_is_no_prompt(tmp_path, side):
     assert report.dropped == {f"`{side}` is missing": 2}
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES[:3])
+@pytest.mark.parametrize("suffix", SUFFIXES[:4])
 def test_what_json_has_no_way_to_write_is_refused(tmp_path, suffix):
     for strange in (float("nan"), object()):
         with pytest.raises(SawyerError, match="holds what cannot be written"):

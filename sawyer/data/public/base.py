@@ -27,7 +27,7 @@ class PublicSettings(SourceBase):
     """Settings of one published set. What is read are the columns that its card on the hub names."""
 
     path: Annotated[str | list[str] | None, InputFile()] = None
-    """Local file, files or folder in the published layout (.jsonl, .json, .parquet, gzipped or not); without it the hub
+    """Local file, files or folder in the published layout (.jsonl, .json, .parquet, packed or not); without it the hub
     is asked. Of a folder, the files named after the split are read, or all where none is."""
     hub: str
     """Hub data set, when there is no path."""
