@@ -147,6 +147,23 @@ def test_generations_of_the_docs_run(line, command, saved_policy, tmp_path, monk
     assert Path(arguments[arguments.index("--out") + 1]).exists()
 
 
+def test_commands_on_data_of_the_docs_run(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    posts = [layouts.shp(post=f"p{i}") for i in range(60)]
+    monkeypatch.setattr("datasets.load_dataset", lambda repo, **where: {"stanfordnlp/SHP": posts}[repo])
+    write_rows("reward-bench.parquet", PUBLISHED["allenai/reward-bench"])
+    scored = [{**layouts.gpt4_llm(7.0, 9.0, 2.0), "user_input": f"### Instruction:\nAdd {i}."} for i in range(40)]
+    write_rows("comparison_data_v2.json", scored)
+    lines = [line for line in commands("sawyer", [ROOT / "docs" / "how-to.md"]) if words(line)[0] == "data"]
+    assert [verb_of(line)[1] for line in lines] == ["build", "stats", "show", "check", "build", "build"]
+    for line in lines:
+        code, _, err = command(*words(line), *(["--tokenizer", "words"] if verb_of(line)[1] == "stats" else []))
+        assert code == 0, (line, err)
+    kept = {name: read_records(f"data/{name}/train.jsonl") for name in ("shp", "sawyer", "notebook")}
+    assert 40 < len(kept["shp"]) < 60
+    assert len(kept["sawyer"]) * 2 == len(kept["notebook"]) * 3
+
+
 MODULES = sorted({words(line)[1].replace("TASK", "dpo") for line in commands("python")})
 
 
