@@ -130,15 +130,22 @@ def hh_conversations(path: Path, count: int, tokenizer: Any, max_length: int) ->
     raise SawyerError(f"{path} has only {len(rows)} dialogues of at most {max_length} tokens: ask for fewer.")
 
 
-def with_completions(pairs: Sequence[Row], count: int, max_length: int) -> list[Row]:
-    """The prompts of `pairs`, each with `count` completions: its own two, then those of the pairs after it that fit
-    behind it into `max_length` tokens. So prompts and completions have the lengths of those of the pairs."""
+def rankings(data: Path | None, count: int, size: int, tokenizer: Any, max_length: int, seed: int) -> list[Row]:
+    """`count` prompts with `size` completions each: those of the HH-RLHF file `data`, or generated with their lengths.
+
+    Of real pairs and generated ones alike, a prompt gets its own two completions, then those of the pairs after it that
+    fit behind it into `max_length` tokens. Raises SawyerError as `hh_pairs`.
+    """
+    if data is None:
+        pairs = generated_pairs(count, tokenizer, max_length, seed)
+    else:
+        pairs = hh_pairs(data, count, tokenizer, max_length)
     pool = [completion for pair in pairs for completion in pair["completions"]]
     rows = []
     for i, pair in enumerate(pairs):
         room = max_length - len(pair["prompt"])
         fitting = (one for one in itertools.cycle(pool[2 * i :] + pool[: 2 * i]) if len(one) <= room)
-        rows.append({"prompt": pair["prompt"], "completions": list(itertools.islice(fitting, count))})
+        rows.append({"prompt": pair["prompt"], "completions": list(itertools.islice(fitting, size))})
     return rows
 
 
