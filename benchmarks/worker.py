@@ -4,7 +4,7 @@ A job names `contender` (sawyer; trl, hf, ctranslate2 or transformers; or peak f
 `task` (dpo, reward, sft, rollout, scoring), `rows` (a file of token ids) and how many of them to take (`limit`), and
 `model`, `precision`, `seed`, `threads`, `profile`. Every result has `peak_memory_mib` of the process.
 
-Training: `batch`, `micro_batch`, `padding_free`, `token_budget`, `learning_rate`, `all_pairs` (ours learns from rankings
+Training: `batch`, `micro_batch`, `padding_free`, `token_budget`, `learning_rate`, `all_pairs` (ours learns of rankings
 by the loss of all their pairs). The result has one entry an update in `step_seconds`, `losses` and `grad_norms`;
 `values`, what the model said of each completion of the first update; `reference_seconds`; and, of ours, `step_flops`.
 
