@@ -4,5 +4,5 @@
 
 `contest.py` tells the story of one benchmark of training: make the work, let the contenders take turns in processes of
 their own, see that they computed the same thing, and only then compare their times. `ours.py` and `peers.py` are the
-contenders. `scoring.py` with `scorers.py`, and `rollout.py` with `generators.py`, do the same for scoring and generation.
+contenders. `scoring.py` with `scorers.py` and `rollout.py` with `generators.py` do the same for scoring and generation.
 """
