@@ -1,8 +1,9 @@
 """Records on disk: JSONL (plain or gzipped), a JSON list, or parquet, told apart by the file's suffix.
 
-Reading is in two steps, so that any format can use the first one: `raw_rows` finds the rows of a file and says which
-ones are broken, `convert_rows` makes records of them, counts what it must drop and why, and refuses a file with too
-much of it. Lines end at "\\n" only: `str.splitlines` would also cut at U+2028 and other characters of real text.
+Reading is in two steps, so that any format can use the first one: `stream_rows` and `raw_rows` find the rows of a
+file and say which ones are broken, `convert_rows` makes records of them, counts what it must drop and why, and refuses
+a file with too much of it. Lines end at "\\n" only: `str.splitlines` would also cut at U+2028 and other characters of
+real text.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import os
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 from sawyer.data.records import Comparison, Conversation, Labelled, Prompt, Record, from_row
+from sawyer.data.tables import read_parquet, write_parquet
 from sawyer.errors import SawyerError
 
 T = TypeVar("T")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 EXAMPLES_KEPT = 3
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NAMES: dict[type | None, str] = {
     Prompt: "a prompt",
     Conversation: "a conversation",
@@ -182,14 +186,23 @@ def raw_rows(path: str | Path) -> list[RawRow]:
     Raises:
         SawyerError: the file is missing, empty, cut off in the middle, or of no known type.
     """
+    return list(stream_rows(path))
+
+
+def stream_rows(path: str | Path) -> Iterator[RawRow]:
+    """The rows of a file one after another, in memory that does not grow with it; but a JSON list is read whole.
+
+    Raises:
+        SawyerError: as `raw_rows`; that a file is cut off shows at its end only.
+    """
     path = Path(path)
     if suffix_of(path) == ".parquet":
-        return _parquet_rows(path)
-    data = read_bytes(path)
-    if not data.strip():
-        raise SawyerError(f"{path} is empty; give a file with at least one record")
+        yield from _parquet_rows(path)
     # Many a `.json` on the hub is JSONL, and a list starts with a bracket, which no row does.
-    return _json_rows(path, data) if data.lstrip()[:1] == b"[" else _jsonl_rows(path, data)
+    elif _begins(path) == b"[":
+        yield from _json_rows(path, read_bytes(path))
+    else:
+        yield from _jsonl_rows(path)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -198,12 +211,18 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         SawyerError: the file is missing, a folder, cut off or not readable.
     """
+    with _opened(path) as file:
+        return file.read().removeprefix(BYTE_ORDER_MARK)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file to be read, unpacked if it is gzipped; for what it raises, see `read_bytes`."""
     if path.is_dir():
         raise SawyerError(f"{path} is a folder; give one of the files in it")
     try:
-        data = path.read_bytes()
-        if path.name.endswith(".gz") and data:
-            data = gzip.decompress(data)
+        with cast(IO[bytes], gzip.open(path) if path.name.endswith(".gz") else path.open("rb")) as file:
+            yield file
     except FileNotFoundError:
         raise SawyerError(f"there is no file {path}; check the path") from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
@@ -212,83 +231,30 @@ def read_bytes(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise SawyerError(f"{path} cannot be read: {error.strerror or error}") from None
-    return data.removeprefix(b"\xef\xbb\xbf")
 
 
-def write_records(path: str | Path, records: Iterable[Record]) -> None:
-    """Write records as the suffix says. See `write_rows`."""
-    write_rows(path, [record.row() for record in records])
+def _begins(path: Path) -> bytes:
+    """The first byte of a file that is not white space; none where it does not begin with any in its first 64 kB."""
+    with _opened(path) as file:
+        return file.read(1 << 16).removeprefix(BYTE_ORDER_MARK).lstrip()[:1]
 
 
-def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as the suffix says, atomically: another process sees the old file or the whole new one.
-
-    In parquet `info` is a column of JSON text, so that rows whose `info` differ in shape go into one table.
-
-    Raises:
-        SawyerError: no rows, unknown suffix, or the disk refuses (full, read-only); nothing is left half-written.
-    """
-    path = Path(path)
-    suffix = suffix_of(path)
-    if not rows:
-        raise SawyerError(f"there are no records to write to {path}; check what the step before it kept")
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        with os.fdopen(descriptor, "wb") as file:
-            _write(file, rows, suffix)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = None
-    except UnicodeEncodeError:
-        raise SawyerError(f"a record for {path} holds half of a surrogate pair, which is not text; remove it") from None
-    except OSError as error:
-        raise SawyerError(
-            f"{path} cannot be written: {error.strerror or error}; free space or choose another place"
-        ) from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _write(file: Any, rows: Sequence[Mapping[str, Any]], suffix: str) -> None:
-    if suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        columns = {name: [row.get(name) for row in rows] for name in names}
-        if "info" in columns:
-            columns["info"] = [
-                None if info is None else json.dumps(info, ensure_ascii=False) for info in columns["info"]
-            ]
-        pyarrow.parquet.write_table(pyarrow.table(columns), file)
-        return
-    if suffix.startswith(".jsonl"):
-        text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    else:
-        text = json.dumps(list(rows), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
-    data = text.encode("utf-8")
-    file.write(gzip.compress(data, mtime=0) if suffix.endswith(".gz") else data)
-
-
-def _jsonl_rows(path: Path, data: bytes) -> list[RawRow]:
-    lines = data.split(b"\n")
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        value, problem = _parse(line)
-        # The last piece is empty when the file ends with a newline, as a whole file does.
-        if problem is not None and number == len(lines):
-            raise SawyerError(
-                f"{path} ends in the middle of line {number}; it was probably cut off in copying, fetch it again"
-            )
-        rows.append(RawRow(number, value, problem))
-    return rows
+def _jsonl_rows(path: Path) -> Iterator[RawRow]:
+    empty = True
+    with _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            line = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+            if not line.strip():
+                continue
+            empty = False
+            value, problem = _parse(line)
+            if problem is not None and not line.endswith(b"\n"):  # as every line of a whole file does
+                raise SawyerError(
+                    f"{path} ends in the middle of line {number}; it was probably cut off in copying, fetch it again"
+                )
+            yield RawRow(number, value, problem)
+    if empty:
+        raise SawyerError(f"{path} is empty; give a file with at least one record")
 
 
 def _json_rows(path: Path, data: bytes) -> list[RawRow]:
@@ -309,7 +275,7 @@ def _json_rows(path: Path, data: bytes) -> list[RawRow]:
     ]
 
 
-def _parquet_rows(path: Path) -> list[RawRow]:
+def _parquet_rows(path: Path) -> Iterator[RawRow]:
     if path.is_dir():
         raise SawyerError(f"{path} is a folder; give one of the files in it")
     if not path.exists():
@@ -318,16 +284,8 @@ def _parquet_rows(path: Path) -> list[RawRow]:
         raise SawyerError(f"{path} cannot be read: permission denied")
     if path.stat().st_size == 0:
         raise SawyerError(f"{path} is empty; give a file with at least one record")
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        values = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise SawyerError(
-            f"{path} is not a whole parquet file ({str(error).splitlines()[0]}); fetch it again"
-        ) from None
-    return [RawRow(number, value) for number, value in enumerate(values, start=1)]
+    for number, value in enumerate(read_parquet(path), start=1):
+        yield RawRow(number, value)
 
 
 def _parse(line: bytes) -> tuple[Any, str | None]:
@@ -352,6 +310,62 @@ def _is_text(value: Any) -> bool:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def write_records(path: str | Path, records: Iterable[Record]) -> None:
+    """Write records as the suffix says. See `write_rows`."""
+    write_rows(path, [record.row() for record in records])
+
+
+def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as the suffix says, atomically: another process sees the old file or the whole new one.
+
+    The memory does not grow with the rows, which are gone through more than once: no generator, but what makes one.
+    In parquet `info` is a column of JSON text, so that rows whose `info` differ in shape go into one table.
+
+    Raises:
+        SawyerError: no rows, unknown suffix, or the disk refuses (full, read-only); nothing is left half-written.
+    """
+    path = Path(path)
+    suffix = suffix_of(path)
+    if next(iter(rows), None) is None:
+        raise SawyerError(f"there are no records to write to {path}; check what the step before it kept")
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+        with os.fdopen(descriptor, "wb") as file:
+            _write(file, rows, suffix)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = None
+    except UnicodeEncodeError:
+        raise SawyerError(f"a record for {path} holds half of a surrogate pair, which is not text; remove it") from None
+    except OSError as error:
+        raise SawyerError(
+            f"{path} cannot be written: {error.strerror or error}; free space or choose another place"
+        ) from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _write(file: IO[bytes], rows: Iterable[Mapping[str, Any]], suffix: str) -> None:
+    if suffix == ".parquet":
+        write_parquet(file, rows)
+    elif suffix.endswith(".gz"):
+        with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:  # equal rows give equal bytes
+            _write(cast(IO[bytes], packed), rows, suffix.removesuffix(".gz"))
+    elif suffix == ".jsonl":
+        for row in rows:
+            file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8"))
+    else:
+        for number, row in enumerate(rows):
+            text = json.dumps(row, ensure_ascii=False, allow_nan=False, indent=1)
+            file.write(("[\n" if number == 0 else ",\n").encode() + text.encode("utf-8"))
+        file.write(b"\n]\n")
 
 
 def suffix_of(path: Path) -> str:
