@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from sawyer import __version__
-from sawyer.apps.evaluate_rewards import check_out
 from sawyer.apps.measuring import fingerprint, measure_all
 from sawyer.apps.scorer_settings import ScorerSettings
 from sawyer.apps.scorers import Scorer, make_scorer
-from sawyer.apps.work import work_folder
+from sawyer.apps.work import check_out, work_folder
 from sawyer.atomic import write_atomically
 from sawyer.data.files import raw_rows
 from sawyer.data.records import Prompt
