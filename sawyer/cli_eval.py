@@ -85,7 +85,7 @@ def rewardbench(
         max_bad=max_bad,
         overwrite=overwrite,
     )
-    result = _worked(work.evaluate, request)
+    result = worked(work.evaluate, request)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
@@ -147,7 +147,7 @@ def reward(
         max_bad=max_bad,
         overwrite=overwrite,
     )
-    result = _worked(work.evaluate, request)
+    result = worked(work.evaluate, request)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
@@ -155,7 +155,7 @@ def reward(
     _print("", "", "interval", "n", rows=work.table_rows(result))
 
 
-def _worked(work: Callable[[Any], dict[str, Any]], request: Any) -> dict[str, Any]:
+def worked(work: Callable[[Any], dict[str, Any]], request: Any) -> dict[str, Any]:
     """What the work returns; an interruption says how to go on."""
     from sawyer.numerics import prepare
 
