@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sawyer.cli_eval import Overwrite, worked
+from sawyer.cli_eval import Overwrite, remote_judge, worked
 from sawyer.console import AsJson
 
 
@@ -45,18 +45,13 @@ def score(
     """
     from sawyer.apps import score as work
     from sawyer.apps.scorer_settings import ScorerSettings
-    from sawyer.errors import SawyerError
-    from sawyer.options import flag, given, settings_from
-    from sawyer.rollout.api_settings import ApiSettings
+    from sawyer.options import given, settings_from
 
-    remote = given(context, ApiSettings)
-    if endpoint is None and remote:
-        raise SawyerError(f"{flag(next(iter(remote)))} is for remote judges; give --endpoint too, or drop it")
     request = work.Request(
         data=data,
         out=out,
         scorer=settings_from(ScorerSettings, given(context, ScorerSettings)),
-        api=None if endpoint is None else settings_from(ApiSettings, {**remote, "endpoint": endpoint}),
+        api=remote_judge(context, endpoint),
         cache=cache,
         format=format,
         column=column,
