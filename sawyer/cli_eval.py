@@ -113,7 +113,7 @@ def reward(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures into this .json.")] = None,
     page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with plots into this .html.")] = None,
     calibrate: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Other pairs, to fit the temperature on; without, half of --data.")
+        str | None, typer.Option(metavar="PATH", help="Other pairs to fit the temperature on; else half of these.")
     ] = None,
     samples: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Samples of `sawyer generate`, for length bias by prompt.")

@@ -88,6 +88,7 @@ def evaluate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
         "model": scorer.name,
         "scorer": scorer.kind,
         "data": request.data,
+        "calibrate": request.calibrate,
         "report": bench.report.as_dict(),
         "protocol": scorer.protocol,
         "truncated": truncated,
@@ -119,8 +120,8 @@ def _check_apart(trials: Sequence[Trial], other: Sequence[Trial]) -> None:
     shared = {trial.prompt_id for trial in trials} & {trial.prompt_id for trial in other}
     if shared:
         raise SawyerError(
-            f"{len(shared)} prompts of --data stand in --calibrate too, so the temperature would be measured on what it "
-            "was fitted on; split the pairs by prompt"
+            f"{len(shared)} prompts of --data stand in --calibrate too, so the temperature would be measured on "
+            "what it was fitted on; split the pairs by prompt"
         )
 
 
@@ -198,7 +199,7 @@ def _folder(request: Request, scorer: Scorer, trials: Sequence[Trial]) -> Iterat
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
         return
-    work = digest([fingerprint(scorer, trials, 2), request.probes, request.scorer.seed])
+    work = digest([fingerprint(scorer, trials, 2), request.probes, request.scorer.seed, request.calibrate])
     with disk_errors(place.parent), work_folder(place, work, "writing") as folder:
         yield folder
         shutil.rmtree(folder.parent)
