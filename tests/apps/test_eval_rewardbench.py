@@ -82,6 +82,12 @@ def test_choosing_the_longer_is_right_where_the_longer_is(bench):
     assert bench("--scorer", "shorter")["sections"] == {"Chat": 0.0, "Safety": 1.0}
 
 
+def test_a_rule_of_the_text_scores(bench):
+    result = bench("--scorer", "rule", "--rule", "length", "--out", "a.json")
+    assert (result["scorer"], result["model"], result["sections"]) == ("rule", "length", {"Chat": 1.0, "Safety": 0.0})
+    assert result["protocol"] == {"scorer": "rule", "rule": "length"}
+
+
 def test_the_scores_of_every_row_lie_beside_the_result(bench):
     result = bench("--scorer", "length", "--out", "length.json")
     assert result["rows_file"] == "length.rows.jsonl"

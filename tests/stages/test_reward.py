@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification
 
+from sawyer.data.chat import TEMPLATES
 from sawyer.data.records import Comparison, Prompt, user
 from sawyer.errors import SawyerError
 from sawyer.evals.reward_models import fit_temperature
@@ -37,6 +38,14 @@ def test_what_shapes_the_loss_of_pairs_trains(settings, saved_policy, pairs, run
     folder, figures = run_stage(STAGE, saved_policy(), data, data="pairs", validation="test", **SMALL, **settings)
     assert figures["held_out"]["accuracy"]["mean"] > 0.9
     assert min(learned(folder)) > 0.5
+
+
+def test_the_template_of_the_training_is_the_one_to_score_with(saved_policy, pairs, run_stage):
+    settings = {**SMALL, "steps": 1, "data": "pairs", "chat_template": "plain"}
+    folder, _ = run_stage(STAGE, saved_policy(), {"pairs": {"train": pairs(4)}}, **settings)
+    assert RewardModel(str(folder)).form.template == TEMPLATES["plain"]
+    with pytest.raises(SawyerError, match="was trained with another chat template"):
+        RewardModel(str(folder), chat_template="chatml")
 
 
 def test_the_temperature_is_fitted_on_a_part_of_its_own(saved_policy, pairs, run_stage):
