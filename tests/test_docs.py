@@ -14,7 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from sawyer.cli import app
-from sawyer.data.files import read_records, write_records, write_rows
+from sawyer.data.files import raw_rows, read_records, write_records, write_rows
 from sawyer.data.mixtures import MIXTURES
 from sawyer.data.public.catalog import PUBLIC_SETS
 from sawyer.data.verifiable import make_prompts
@@ -107,7 +107,8 @@ def test_the_commands_of_the_readme_do_what_it_says(command, saved_policy, tmp_p
     tiny = [word for name, value in TINY.items() for word in ("--set", f"{name}={value}")]
     tiny += ["--set", f"model={saved_policy('llama')}"]
     lines = commands("sawyer", [ROOT / "README.md"])
-    verbs = ["recipes", "run", "run", "run", "show", "generate", "eval rewardbench", "eval reward", "data build"]
+    verbs = ["recipes", "run", "run", "run", "show", "generate", "eval rewardbench", "eval reward"]
+    verbs += ["score", "data build"]
     assert [" ".join(verb_of(line)) for line in lines] == verbs
     for line in lines:
         arguments = words(line)
@@ -123,6 +124,7 @@ def test_the_commands_of_the_readme_do_what_it_says(command, saved_policy, tmp_p
     assert (tmp_path / "runs" / "b" / "report.html").exists()
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 2
     assert json.loads((tmp_path / "runs" / "rewardbench" / "reward-v1.json").read_text())["rows"] == 12
+    assert all(len(row.value["scores"]) == 2 for row in raw_rows(tmp_path / "scored.jsonl"))
     assert len(read_records(tmp_path / "data" / "uf" / "train.jsonl")) == 3
 
 

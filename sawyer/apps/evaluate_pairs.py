@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sawyer import __version__
-from sawyer.apps.evaluate_rewards import check_out
 from sawyer.apps.measuring import fingerprint, measure_all
 from sawyer.apps.scorer_settings import ScorerSettings
 from sawyer.apps.scorers import Scorer, make_scorer
-from sawyer.apps.work import work_folder
+from sawyer.apps.work import check_out, work_folder
 from sawyer.atomic import write_atomically
 from sawyer.data.files import raw_rows
 from sawyer.data.records import Prompt
@@ -40,6 +39,8 @@ class Request:
     """Where the figures go, as JSON."""
     page: Path | None = None
     """Where a page with tables and plots goes, as HTML."""
+    calibrate: str | None = None
+    """Other pairs, to fit the temperature on: a file or a folder."""
     samples: Path | None = None
     """What `sawyer generate` wrote, several samples a prompt: for the heat map of reward and length."""
     probes: bool = True
@@ -68,23 +69,29 @@ def evaluate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
         raise SawyerError("`sawyer eval reward` needs scores or probabilities, and verdicts are neither")
     if scorer.prefers and request.samples is not None:
         raise SawyerError("--samples needs a model that scores completions by themselves, not --scorer pairwise")
+    if len(scorer.members) > 1 and request.calibrate is not None:
+        raise SawyerError("--calibrate is for single models: an ensemble's members are scaled by the pairs of --data")
     bench = load_bench(request.data, 1, max_bad=request.max_bad, limit=request.limit)
+    other = [] if request.calibrate is None else load_bench(request.calibrate, 1, max_bad=request.max_bad).trials
+    _check_apart(bench.trials, other)
     if bench.report.dropped:
         voice.say(str(bench.report))
     made = _probes(bench.trials, request.scorer.seed) if request.probes else {}
     sampled = [] if request.samples is None else read_samples(request.samples)
-    with _folder(request, scorer, [*bench.trials, *sampled]) as folder:
+    with _folder(request, scorer, [*bench.trials, *other, *sampled]) as folder:
         margins, of_probe, rewards, truncated = _scored(scorer, bench.trials, made, sampled, folder, voice)
+        fitting = _scored(scorer, other, {}, [], folder / "calibrate", voice)[0] if other else None
         result = {
             "model": scorer.name,
             "scorer": scorer.kind,
             "data": request.data,
+            "calibrate": request.calibrate,
             "report": bench.report.as_dict(),
             "protocol": scorer.protocol,
             "truncated": truncated,
             "length_unit": "characters",
             "sawyer": __version__,
-            **_figures(bench.trials, margins, request),
+            **_figures(bench.trials, margins, fitting, request),
             "probes": probes.evaluate(
                 of_probe,
                 {name: [bench.trials[i].prompt_id for i, _ in pairs] for name, pairs in made.items()},
@@ -103,6 +110,16 @@ def evaluate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
                 with disk_errors(place.parent):
                     write_json(place, result) if place is request.out else write_atomically(place, page(result))
     return result
+
+
+def _check_apart(trials: Sequence[Trial], other: Sequence[Trial]) -> None:
+    """Raises SawyerError where a temperature would be fitted on what it is measured on."""
+    shared = {trial.prompt_id for trial in trials} & {trial.prompt_id for trial in other}
+    if shared:
+        raise SawyerError(
+            f"{len(shared)} prompts of --data stand in --calibrate too, so the temperature would be measured on "
+            "what it was fitted on; split the pairs by prompt"
+        )
 
 
 def read_samples(path: Path) -> list[Trial]:
@@ -175,20 +192,22 @@ def _folder(request: Request, scorer: Scorer, trials: Sequence[Trial]) -> Iterat
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
         return
-    work = digest([fingerprint(scorer, trials, 2), request.probes, request.scorer.seed])
+    work = digest([fingerprint(scorer, trials, 2), request.probes, request.scorer.seed, request.calibrate])
     with disk_errors(place.parent), work_folder(place, work, "writing") as folder:
         yield folder
         shutil.rmtree(folder.parent)
 
 
-def _figures(trials: Sequence[Trial], margins: list[float], request: Request) -> dict[str, Any]:
+def _figures(
+    trials: Sequence[Trial], margins: list[float], fitting: list[float] | None, request: Request
+) -> dict[str, Any]:
     chosen, rejected = [len(trial.chosen[0]) for trial in trials], [len(trial.rejected[0]) for trial in trials]
     prompts = [trial.prompt_id for trial in trials]
     differences = [a - b for a, b in zip(chosen, rejected, strict=True)]
     known = [i for i, trial in enumerate(trials) if trial.chosen_source and trial.rejected_source]
     return {
         **reward_models.evaluate(
-            margins, chosen, rejected, prompts=prompts, bins=request.bins, seed=request.scorer.seed
+            margins, chosen, rejected, prompts=prompts, fitting=fitting, bins=request.bins, seed=request.scorer.seed
         ),
         "length_differences": reward_bias.by_length_difference(margins, differences, prompts),
         "sources": reward_bias.by_source(
@@ -221,8 +240,11 @@ def table_rows(result: dict[str, Any]) -> list[Line]:
         _number("adaptive ECE", calibration["adaptive_ece"]),
     ]
     if "temperature" in calibration:
-        title = f"ECE on half, divided by T = {calibration['temperature']:.2f}"
-        lines += [_number("ECE on half", calibration["ece_before"]), _number(title, calibration["ece_after"])]
+        measured = "ECE" if calibration["measured_on"] == result["pairs"] else "ECE on half"
+        if measured != "ECE":
+            lines.append(_number(measured, calibration["ece_before"]))
+        title = f"{measured}, divided by T = {calibration['temperature']:.2f}"
+        lines.append(_number(title, calibration["ece_after"]))
     for group in result["length_differences"]:
         title = f"  {group['low']:+.0f} to {group['high']:+.0f} characters longer"
         lines.append(_share(title, group["accuracy"]))

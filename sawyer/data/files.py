@@ -255,8 +255,9 @@ def write_records(path: str | Path, records: Iterable[Record]) -> None:
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as the suffix says, atomically: another process sees the old file or the whole new one.
 
-    JSONL is written row by row. In parquet `info` is a column of JSON text, so that rows whose `info` differ in shape
-    go into one table.
+    JSONL is written row by row, and parquet in parts, so that a collection that makes its rows as it is gone through
+    (twice, for parquet) is never held whole; an iterator is, in parquet. There `info` is a column of JSON text, so that
+    rows whose `info` differ in shape go into one table.
 
     Raises:
         SawyerError: no rows, unknown suffix, a value that the suffix has no way to write, or the disk refuses (full,
@@ -264,16 +265,16 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """
     path = Path(path)
     suffix = suffix_of(path)
-    rows = iter(rows)
-    first = next(rows, None)
+    first = next(iter(rows), None)
     if first is None:
         raise SawyerError(f"there are no records to write to {path}; check what the step before it kept")
+    rows = chain([first], rows) if isinstance(rows, Iterator) else rows
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
         with os.fdopen(descriptor, "wb") as file:
-            _write(file, chain([first], rows), suffix)
+            _write(file, rows, suffix)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())

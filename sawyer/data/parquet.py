@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sawyer.errors import SawyerError, reason
 
@@ -32,7 +33,8 @@ def read(path: Path) -> Iterator[tuple[Any, str | None]]:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        # reading ahead, the default, holds on to every row group that was read
+        with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=BATCH):
                 yield from _rows(batch)
     except (pyarrow.ArrowException, OSError) as error:
@@ -49,18 +51,41 @@ def _rows(batch: Any) -> list[tuple[Any, str | None]]:
         return [each for start in range(batch.num_rows) for each in _rows(batch.slice(start, 1))]
 
 
-def write(file: Any, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows into an open file. `info` becomes a column of JSON text, so that its shape may differ from row to row.
+def write(file: IO[bytes], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows into an open file as one table. They are gone through twice: for the types of the columns, and to be
+    written; an iterator, which can be gone through once, is held whole.
+
+    `info` becomes a column of JSON text, so that its shape may differ from row to row.
 
     Raises:
-        pyarrow.ArrowException: a column holds values of several types.
+        pyarrow.ArrowException: a column holds values of types that do not go together.
     """
     import pyarrow
     import pyarrow.parquet
 
-    kept = list(rows)
-    names = list(dict.fromkeys(name for row in kept for name in row))
-    columns = {name: [row.get(name) for row in kept] for name in names}
+    rows = list(rows) if isinstance(rows, Iterator) else rows
+    schema = pyarrow.schema([])
+    for part in _parts(rows):
+        schema = pyarrow.unify_schemas([schema, _table(part).schema], promote_options="permissive")
+    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        for part in _parts(rows):
+            writer.write_table(_table(part, schema))
+
+
+def _parts(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    rest = iter(rows)
+    while part := list(islice(rest, BATCH)):
+        yield part
+
+
+def _table(rows: list[Mapping[str, Any]], schema: Any = None) -> Any:
+    import pyarrow
+
+    names = list(dict.fromkeys(name for row in rows for name in row)) if schema is None else schema.names
+    columns = {name: [row.get(name) for row in rows] for name in names}
     if "info" in columns:
-        columns["info"] = [None if info is None else json.dumps(info, ensure_ascii=False) for info in columns["info"]]
-    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+        columns["info"] = [
+            info if info is None or isinstance(info, str) else json.dumps(info, ensure_ascii=False)
+            for info in columns["info"]
+        ]
+    return pyarrow.table(columns, schema=schema)

@@ -8,7 +8,8 @@ overoptimization", worst-case and uncertainty-weighted optimisation).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -78,12 +79,18 @@ def check_rule(members: int, rule: str) -> None:
         raise SawyerError(f"an ensemble needs at least two members, there is {members}")
 
 
-def scale_of(scores: Sequence[Sequence[float]]) -> Scale:
-    """Mean and (population) standard deviation of all of a member's scores."""
-    flat = np.array([score for own in scores for score in own], dtype=np.float64)
-    if not flat.size:
+def scale_of(scores: Iterable[Sequence[float]]) -> Scale:
+    """Mean and (population) standard deviation of all of a member's scores, in one pass (Welford 1962)."""
+    count, mean, squares = 0, 0.0, 0.0
+    for own in scores:
+        for score in own:
+            count += 1
+            off = score - mean
+            mean += off / count
+            squares += off * (score - mean)
+    if not count:
         raise SawyerError("the scale of a reward model cannot be taken from no completions")
-    return float(flat.mean()), float(flat.std())
+    return mean, math.sqrt(squares / count)
 
 
 def combine(

@@ -17,7 +17,8 @@ from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt
 from sawyer.feedback.pairwise_format import both_orders, first_wins, letter_ids, question_tree
 from sawyer.feedback.reward_model import within_context
-from sawyer.models.load import load_policy, load_tokenizer
+from sawyer.feedback.template import scoring_format
+from sawyer.models.load import load_policy
 from sawyer.models.precision import DTYPES
 from sawyer.trees.build import cut_beginning
 from sawyer.trees.model import TreePolicy
@@ -30,14 +31,15 @@ class PairwiseModel:
 
     Args:
         name: folder, hub name or alias of a causal language model whose tokenizer has "A" and "B" as single tokens.
-        precision, token_budget, chat_template, device: as for `RewardModel`.
+        precision, token_budget, chat_template, force, device: as for `RewardModel`.
         max_tokens: a longer question loses its beginning; None cuts nothing.
 
     Attributes:
         truncated: questions asked so far that lost their beginning; a pair is two questions.
 
     Raises:
-        SawyerError: the model cannot be loaded, or writes a letter as several tokens.
+        SawyerError: the model cannot be loaded, was trained with another chat template, or writes a letter as several
+            tokens.
     """
 
     name = "pairwise model"
@@ -50,9 +52,10 @@ class PairwiseModel:
         token_budget: int = 4096,
         max_tokens: int | None = None,
         chat_template: str | None = None,
+        force: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.chat = ChatFormat(load_tokenizer(name), chat_template, default="plain")
+        self.chat = scoring_format(name, chat_template, force=force)
         letter_ids(self.chat)  # refused before the weights are read
         self.model = TreePolicy(load_policy(name, dtype=DTYPES[precision])).eval().to(device)
         self.token_budget = token_budget

@@ -8,6 +8,8 @@ import pytest
 
 from sawyer.apps import evaluate_pairs
 from sawyer.data.files import write_rows
+from sawyer.data.records import Prompt
+from sawyer.evals.reward_models import fit_temperature
 from sawyer.feedback.reward_model import RewardModel
 from sawyer.models.load import load_sequence_classifier, load_tokenizer
 from sawyer.models.save import save_model
@@ -89,6 +91,24 @@ def test_a_reward_model(figures, reward):
     assert alone["margin"]["mean"] == pytest.approx(found["margin"]["mean"], abs=1e-4)
 
 
+def test_the_temperature_may_come_from_other_pairs(figures, reward):
+    rows = [{"prompt": f"Other {i}?", "chosen": GOOD, "rejected": f"No idea {i}."} for i in range(9)]
+    write_rows("other.jsonl", rows)
+    found = figures("--model", reward, "--calibrate", "other.jsonl", "--out", "a.json")
+    calibration = found["calibration"]
+    assert (calibration["fitted_on"], calibration["measured_on"], found["calibrate"]) == (9, 12, "other.jsonl")
+    scores = RewardModel(reward).score([Prompt(row["prompt"]) for row in rows], [[GOOD, r["rejected"]] for r in rows])
+    assert calibration["temperature"] == pytest.approx(fit_temperature([a - b for a, b in scores]), rel=0.01)
+    assert not [path for path in Path().iterdir() if path.name.startswith(".")]
+
+
+def test_the_table_says_what_the_temperature_was_measured_on(command):
+    write_rows("other.jsonl", [{"prompt": f"{i}?", "chosen": GOOD, "rejected": "No."} for i in range(4)])
+    asked = ("--data", "pairs.jsonl", "--scorer", "length", "--no-probes")
+    assert "ECE on half, divided by T" in command(*asked)[1]
+    assert "ECE, divided by T" in command(*asked, "--calibrate", "other.jsonl")[1]
+
+
 def test_a_pairwise_model_is_asked_about_every_pair(figures, saved_policy):
     found = figures("--model", saved_policy("llama"), "--scorer", "pairwise")
     assert found["probes"]["empty"]["accuracy"]["n"] == 12
@@ -162,6 +182,11 @@ MISTAKES = {
     "a judge": (["--model", "POLICY", "--scorer", "judge"], "verdicts are neither"),
     "samples of pairs": (["--model", "POLICY", "--scorer", "pairwise", "--samples", "s.jsonl"], "--samples needs"),
     "no samples": (["--scorer", "length", "--samples", "pairs.jsonl"], "has no `prompt` and `samples`"),
+    "fitted on the test": (["--scorer", "length", "--calibrate", "pairs.jsonl"], "12 prompts of --data stand in"),
+    "a scale of its own": (
+        ["--model", "POLICY", "--model", "POLICY", "--scorer", "pairwise", "--ensemble", "mean", "--calibrate", "a"],
+        "--calibrate is for single models",
+    ),
     "no such file": (["--scorer", "length", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
     "not html": (["--scorer", "length", "--page", "a.json"], "must end with .html"),
 }

@@ -82,6 +82,12 @@ def test_choosing_the_longer_is_right_where_the_longer_is(bench):
     assert bench("--scorer", "shorter")["sections"] == {"Chat": 0.0, "Safety": 1.0}
 
 
+def test_a_rule_of_the_text_scores(bench):
+    result = bench("--scorer", "rule", "--rule", "length", "--out", "a.json")
+    assert (result["scorer"], result["model"], result["sections"]) == ("rule", "length", {"Chat": 1.0, "Safety": 0.0})
+    assert result["protocol"] == {"scorer": "rule", "rule": "length"}
+
+
 def test_the_scores_of_every_row_lie_beside_the_result(bench):
     result = bench("--scorer", "length", "--out", "length.json")
     assert result["rows_file"] == "length.rows.jsonl"
@@ -376,7 +382,7 @@ def test_the_leaderboard_takes_result_files(bench, command):
 # --- mistakes ---------------------------------------------------------------------------------------------------------
 
 MISTAKES = {
-    "nothing to score with": ([], "give --model, or one of the baselines"),
+    "nothing to score with": ([], "give --model, or a scorer that needs none"),
     "no such scorer": (["--scorer", "magic"], "--scorer"),
     "a baseline with a model": (["--scorer", "length", "--model", "POLICY"], "needs no model"),
     "a language model": (["--model", "POLICY"], "is a language model and not a reward model"),
@@ -396,6 +402,22 @@ MISTAKES = {
     ),
     "no endpoint": (["--scorer", "length", "--concurrency", "3"], "give --endpoint too"),
     "a cache for nothing": (["--scorer", "length", "--cache", "c"], "give --endpoint too"),
+    "a rule without a name": (["--scorer", "rule"], "give --rule"),
+    "a rule for nothing": (["--scorer", "length", "--rule", "nouns"], "--rule is for --scorer rule"),
+    "words for nothing": (
+        ["--scorer", "rule", "--rule", "nouns", "--words", "a"],
+        "--words is for --rule bag_of_words",
+    ),
+    "a bag without words": (["--scorer", "rule", "--rule", "bag_of_words"], "needs a list of words"),
+    "force for nothing": (["--model", "POLICY", "--scorer", "pairwise", "--force"], "--force is for --chat-template"),
+    "another template": (
+        ["--model", "POLICY", "--scorer", "pairwise", "--chat-template", "plain"],
+        "was trained with another chat template",
+    ),
+    "another template for a judge": (
+        ["--model", "POLICY", "--scorer", "judge", "--chat-template", "plain"],
+        "was trained with another chat template",
+    ),
     "both orders for nothing": (["--scorer", "length", "--both-orders"], "--both-orders is for --scorer judge"),
     "no such ties": (["--scorer", "length", "--ties", "often"], "choose wrong or half"),
     "no such version": (["--scorer", "length", "--version", "3"], "versions 1 and 2"),

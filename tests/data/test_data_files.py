@@ -4,6 +4,7 @@ import gzip
 import json
 import lzma
 import os
+import tracemalloc
 
 import pyarrow
 import pyarrow.parquet
@@ -11,7 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sawyer.data.files import SUFFIXES, LoadReport, data_files, iter_rows, load_file, read_records, write_records
+from sawyer.data.files import (
+    SUFFIXES,
+    LoadReport,
+    data_files,
+    iter_rows,
+    load_file,
+    read_records,
+    write_records,
+    write_rows,
+)
 from sawyer.data.records import Comparison, Conversation, Labelled, Prompt, assistant, user
 from sawyer.errors import SawyerError
 
@@ -157,6 +167,42 @@ def test_a_folder_is_not_a_file(tmp_path):
     (tmp_path / "a.jsonl").mkdir()
     with pytest.raises(SawyerError, match="is a folder"):
         read_records(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+def test_rows_are_read_one_after_another_and_written_so(tmp_path, monkeypatch, suffix):
+    """In parquet, with columns that are not in every row, or empty in the first, or whole numbers there."""
+    monkeypatch.setattr("sawyer.data.parquet.BATCH", 2)
+    path = tmp_path / f"rows{suffix}"
+    rows = [{"a": i, "b": None} for i in range(3)] + [{"a": 0.5, "b": ["x"], "c": {"d": i}} for i in range(3)]
+    write_rows(path, rows)
+    found = [row.value for row in iter_rows(path)]
+    assert [(row["a"], row["b"]) for row in found] == [(row["a"], row["b"]) for row in rows]
+    assert [row.get("c") for row in found] == [row.get("c") for row in rows]
+    assert next(iter_rows(path)).number == 1
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+def test_the_memory_of_reading_and_writing_does_not_grow_with_the_file(tmp_path, suffix):
+    class Rows:
+        def __init__(self, n):
+            self.n = n
+
+        def __iter__(self):
+            return ({"text": "word " * 100 + str(i)} for i in range(self.n))
+
+    def peak(n):
+        path = tmp_path / f"{n}{suffix}"
+        tracemalloc.start()
+        try:
+            write_rows(path, Rows(n))
+            assert sum(len(row.value["text"]) for row in iter_rows(path)) > 500 * n
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(10)
+    assert peak(20_000) < peak(5_000) + 500_000
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
