@@ -12,7 +12,9 @@ import typer
 
 from sawyer import __version__
 from sawyer.cli_data import app as data_verbs
+from sawyer.cli_eval import API, SCORER
 from sawyer.cli_eval import app as evaluation_verbs
+from sawyer.cli_score import score
 from sawyer.console import INCOMPLETE, INTERRUPTED, USER_ERROR, AsJson, print_table, table
 from sawyer.errors import SawyerError
 from sawyer.options import with_settings
@@ -214,6 +216,11 @@ def generate(
     print(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else work.summary_line(summary))
     if summary["failed"]:
         raise typer.Exit(INCOMPLETE)
+
+
+app.command(
+    short_help="Add scores to the rows of a file.", cls=with_settings(SCORER, API, leave_out=["endpoint", "logprobs"])
+)(score)
 
 
 @app.command(short_help="List the recipes that come with Sawyer.")

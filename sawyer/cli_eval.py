@@ -6,12 +6,15 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sawyer.console import INTERRUPTED, AsJson, print_table, table
 from sawyer.options import with_settings
+
+if TYPE_CHECKING:
+    from sawyer.rollout.api_settings import ApiSettings
 
 app = typer.Typer(
     name="eval",
@@ -65,17 +68,12 @@ def rewardbench(
     """
     from sawyer.apps import evaluate_rewards as work
     from sawyer.apps.scorer_settings import ScorerSettings
-    from sawyer.errors import SawyerError
-    from sawyer.options import flag, given, settings_from
-    from sawyer.rollout.api_settings import ApiSettings
+    from sawyer.options import given, settings_from
 
-    remote = given(context, ApiSettings)
-    if endpoint is None and remote:
-        raise SawyerError(f"{flag(next(iter(remote)))} is for remote judges; give --endpoint too, or drop it")
     request = work.Request(
         data=data,
         scorer=settings_from(ScorerSettings, given(context, ScorerSettings)),
-        api=None if endpoint is None else settings_from(ApiSettings, {**remote, "endpoint": endpoint}),
+        api=remote_judge(context, endpoint),
         cache=cache,
         out=out,
         version=version,
@@ -85,7 +83,7 @@ def rewardbench(
         max_bad=max_bad,
         overwrite=overwrite,
     )
-    result = _worked(work.evaluate, request)
+    result = worked(work.evaluate, request)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
@@ -114,6 +112,9 @@ def reward(
     data: Annotated[str, typer.Option(metavar="PATH", help="Pairs, in any format that training takes.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures into this .json.")] = None,
     page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with plots into this .html.")] = None,
+    calibrate: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Other pairs to fit the temperature on; else half of these.")
+    ] = None,
     samples: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Samples of `sawyer generate`, for length bias by prompt.")
     ] = None,
@@ -140,6 +141,7 @@ def reward(
         scorer=settings_from(ScorerSettings, given(context, ScorerSettings)),
         out=out,
         page=page,
+        calibrate=calibrate,
         samples=samples,
         probes=probes,
         bins=bins,
@@ -147,7 +149,7 @@ def reward(
         max_bad=max_bad,
         overwrite=overwrite,
     )
-    result = _worked(work.evaluate, request)
+    result = worked(work.evaluate, request)
     if as_json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
@@ -155,7 +157,25 @@ def reward(
     _print("", "", "interval", "n", rows=work.table_rows(result))
 
 
-def _worked(work: Callable[[Any], dict[str, Any]], request: Any) -> dict[str, Any]:
+def remote_judge(context: typer.Context, endpoint: str | None) -> ApiSettings | None:
+    """How a remote judge is asked; None without an endpoint.
+
+    Raises:
+        SawyerError: options are for a remote judge, and there is none; or an option's value is not what it takes.
+    """
+    from sawyer.errors import SawyerError
+    from sawyer.options import flag, given, settings_from
+    from sawyer.rollout.api_settings import ApiSettings
+
+    remote = given(context, ApiSettings)
+    if endpoint is not None:
+        return settings_from(ApiSettings, {**remote, "endpoint": endpoint})
+    if remote:
+        raise SawyerError(f"{flag(next(iter(remote)))} is for remote judges; give --endpoint too, or drop it")
+    return None
+
+
+def worked(work: Callable[[Any], dict[str, Any]], request: Any) -> dict[str, Any]:
     """What the work returns; an interruption says how to go on."""
     from sawyer.numerics import prepare
 

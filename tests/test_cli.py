@@ -117,7 +117,7 @@ def test_version_and_wrong_usage(command):
     assert command("rn", "toy")[0] == 2
 
 
-VERBS = ["", "run", "generate", "recipes", "show"]
+VERBS = ["", "run", "generate", "score", "recipes", "show"]
 VERBS += [f"data {verb}" for verb in ("build", "stats", "show", "check", "sets")]
 VERBS += [f"eval {verb}" for verb in ("rewardbench", "leaderboard", "reward")]
 

@@ -14,7 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from sawyer.cli import app
-from sawyer.data.files import read_records, write_records, write_rows
+from sawyer.data.files import raw_rows, read_records, write_records, write_rows
 from sawyer.data.mixtures import MIXTURES
 from sawyer.data.public.catalog import PUBLIC_SETS
 from sawyer.data.verifiable import make_prompts
@@ -107,7 +107,8 @@ def test_the_commands_of_the_readme_do_what_it_says(command, saved_policy, tmp_p
     tiny = [word for name, value in TINY.items() for word in ("--set", f"{name}={value}")]
     tiny += ["--set", f"model={saved_policy('llama')}"]
     lines = commands("sawyer", [ROOT / "README.md"])
-    verbs = ["recipes", "run", "run", "run", "show", "generate", "eval rewardbench", "eval reward", "data build"]
+    verbs = ["recipes", "run", "run", "run", "show", "generate", "eval rewardbench", "eval reward"]
+    verbs += ["score", "data build"]
     assert [" ".join(verb_of(line)) for line in lines] == verbs
     for line in lines:
         arguments = words(line)
@@ -123,6 +124,7 @@ def test_the_commands_of_the_readme_do_what_it_says(command, saved_policy, tmp_p
     assert (tmp_path / "runs" / "b" / "report.html").exists()
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 2
     assert json.loads((tmp_path / "runs" / "rewardbench" / "reward-v1.json").read_text())["rows"] == 12
+    assert all(len(row.value["scores"]) == 2 for row in raw_rows(tmp_path / "scored.jsonl"))
     assert len(read_records(tmp_path / "data" / "uf" / "train.jsonl")) == 3
 
 
@@ -145,6 +147,23 @@ def test_generations_of_the_docs_run(line, command, saved_policy, tmp_path, monk
     code, _, err = command(*arguments, "--max-tokens", "8")
     assert code == 0, err
     assert Path(arguments[arguments.index("--out") + 1]).exists()
+
+
+def test_commands_on_data_of_the_docs_run(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    posts = [layouts.shp(post=f"p{i}") for i in range(60)]
+    monkeypatch.setattr("datasets.load_dataset", lambda repo, **where: {"stanfordnlp/SHP": posts}[repo])
+    write_rows("reward-bench.parquet", PUBLISHED["allenai/reward-bench"])
+    scored = [{**layouts.gpt4_llm(7.0, 9.0, 2.0), "user_input": f"### Instruction:\nAdd {i}."} for i in range(40)]
+    write_rows("comparison_data_v2.json", scored)
+    lines = [line for line in commands("sawyer", [ROOT / "docs" / "how-to.md"]) if words(line)[0] == "data"]
+    assert [verb_of(line)[1] for line in lines] == ["build", "stats", "show", "check", "build", "build"]
+    for line in lines:
+        code, _, err = command(*words(line), *(["--tokenizer", "words"] if verb_of(line)[1] == "stats" else []))
+        assert code == 0, (line, err)
+    kept = {name: read_records(f"data/{name}/train.jsonl") for name in ("shp", "sawyer", "notebook")}
+    assert 40 < len(kept["shp"]) < 60
+    assert len(kept["sawyer"]) * 2 == len(kept["notebook"]) * 3
 
 
 MODULES = sorted({words(line)[1].replace("TASK", "dpo") for line in commands("python")})

@@ -6,14 +6,15 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sawyer import __version__
 from sawyer.apps.show_data import visible
 from sawyer.data.contamination import EvaluationPrompt, Index, evaluation_prompts, overlaps
-from sawyer.data.files import SUFFIXES, LoadReport, suffix_of, write_records
-from sawyer.data.formats import load_any
+from sawyer.data.files import BESIDE_DATA, SUFFIXES, LoadReport, iter_rows, suffix_of, write_records
+from sawyer.data.formats import SAMPLE, convert_any
 from sawyer.data.mixtures import MIXTURES, labelled
 from sawyer.data.public.catalog import PUBLIC_SETS
 from sawyer.data.records import Record
@@ -34,7 +35,6 @@ WORDS = "words"
 """The tokenizer that is none: what white space parts."""
 BUILT = "data.json"
 """What `build` writes beside the parts."""
-_NO_DATA = (BUILT, "manifest.json", "metrics.jsonl")
 _CHUNK = 500
 _OPTIONS = "the options"
 
@@ -108,8 +108,9 @@ def build(request: BuildRequest, voice: Voice | None = None) -> dict[str, Any]:
     voice = voice or Voice()
     _check_place(request)
     settings = _of_source(request) if request.what in source_names() else _of_recipe(request)
-    partial = request.out.parent / f".{request.out.name}.partial"
-    with disk_errors(request.out.parent):
+    out = request.out.resolve()
+    partial = out.parent / f".{out.name}.partial"
+    with disk_errors(out.parent):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
@@ -117,9 +118,9 @@ def build(request: BuildRequest, voice: Voice | None = None) -> dict[str, Any]:
             figures = stage.run(settings, Context("data", partial, partial, seed=0, voice=voice))
             made = {"version": __version__, "settings": settings.model_dump(mode="json")}
             write_json(partial / BUILT, {**made, "figures": figures})
-            if request.out.exists():
-                shutil.rmtree(request.out)
-            os.replace(partial, request.out)
+            if out.exists():
+                shutil.rmtree(out)
+            os.replace(partial, out)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return {"out": os.fspath(request.out), **figures}
@@ -224,7 +225,7 @@ def stats(
     voice = voice or Voice()
     if not files and not sources:
         raise SawyerError("name a file, a folder or --source to count")
-    records = [record for file in files for record in read(file)]
+    records = [record for file in files for record in read(file, voice)]
     for request in sources:
         document = request.document()
         options: dict[Any, str] = {("source", *location): option for location, option in document.options.items()}
@@ -237,23 +238,28 @@ def stats(
     return table(records, counter(tokenizer, voice))
 
 
-def read(path: Path) -> list[Record]:
+def read(path: Path, voice: Voice, first: int | None = None) -> list[Record]:
     """The records of a file, or of all parts in a folder; those that do not say their source are named after the file.
+
+    What cannot be used is said. With `first`, no more of a file is read than so many records need, whatever follows.
 
     Raises:
         SawyerError: there is none, or it cannot be read.
     """
     if not path.is_dir():
-        return [labelled(record, path.name) for record in load_any(path)[0]]
-    files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES) and file.name not in _NO_DATA)
+        rows = list(islice(iter_rows(path), None if first is None else first + SAMPLE))
+        records, report = convert_any(path, rows, max_bad=0.05 if first is None else 1.0)
+        _tell(path.name, report, voice)
+        return [labelled(record, path.name) for record in records][:first]
+    files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES) and file.name not in BESIDE_DATA)
     if not files:
         raise SawyerError(f"{path} holds no file of data ({', '.join(SUFFIXES)}); give the folder that does")
-    return [record for file in files for record in read(file)]
+    return [record for file in files for record in read(file, voice, first)][:first]
 
 
 def _tell(name: str, report: LoadReport, voice: Voice) -> None:
     for reason, count in report.dropped.items():
-        voice.say(f"{name}: dropped {count:,}: {reason}")
+        voice.say(f"{name}: dropped {count:,}: {visible(reason)}")
 
 
 def counter(tokenizer: str, voice: Voice) -> Callable[[Sequence[str]], list[int]]:
@@ -280,7 +286,7 @@ def cells(row: SetStatistics) -> list[str]:
     """A row of the table for people."""
     lengths = [row.prompt_tokens, row.chosen_tokens, row.rejected_tokens]
     return [
-        row.source,
+        visible(row.source),
         f"{row.prompts:,}",
         *("" if length is None else f"{length:.1f}" for length in lengths),
         f"{row.pairs:,}",
@@ -292,7 +298,7 @@ def cells(row: SetStatistics) -> list[str]:
 def _most(counts: dict[str, int], shown: int = 3) -> str:
     names = list(counts)
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    return visible(", ".join(names[:shown])) + more
 
 
 # --- check ------------------------------------------------------------------------------------------------------------
@@ -325,7 +331,7 @@ def check(
         suffix_of(out)
         if out.exists():
             raise SawyerError(f"{out} is there already; give another --out")
-    records = read(path)
+    records = read(path, voice)
     prompts: list[EvaluationPrompt] = [prompt for file in against for prompt in evaluation_prompts(file, field)]
     found = {}
     for n in dict.fromkeys(lengths):
@@ -370,7 +376,7 @@ def first(path: Path, n: int) -> list[Record]:
     """
     if n < 1:
         raise SawyerError(f"--n is {n}: show at least one record")
-    return read(path)[:n]
+    return read(path, Voice(), n)
 
 
 def sets() -> list[dict[str, str]]:

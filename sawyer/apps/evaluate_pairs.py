@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,23 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from sawyer import __version__
-from sawyer.apps.evaluate_rewards import check_out
 from sawyer.apps.measuring import fingerprint, measure_all
 from sawyer.apps.scorer_settings import ScorerSettings
 from sawyer.apps.scorers import Scorer, make_scorer
-from sawyer.apps.work import work_folder
+from sawyer.apps.work import check_out, work_folder
 from sawyer.atomic import write_atomically
 from sawyer.data.files import raw_rows
 from sawyer.data.records import Prompt
 from sawyer.data.rewardbench import Trial, load_bench
 from sawyer.errors import SawyerError
 from sawyer.evals import probes, reward_bias, reward_models
+from sawyer.feedback.protocol import logit
 from sawyer.pipeline.disk import disk_errors
 from sawyer.pipeline.files import digest, write_json
 from sawyer.pipeline.progress import Voice
-
-SURE = 30.0
-"""The largest margin read off a probability: one that rounds to 1 has none."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +39,8 @@ class Request:
     """Where the figures go, as JSON."""
     page: Path | None = None
     """Where a page with tables and plots goes, as HTML."""
+    calibrate: str | None = None
+    """Other pairs, to fit the temperature on: a file or a folder."""
     samples: Path | None = None
     """What `sawyer generate` wrote, several samples a prompt: for the heat map of reward and length."""
     probes: bool = True
@@ -71,41 +69,57 @@ def evaluate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
         raise SawyerError("`sawyer eval reward` needs scores or probabilities, and verdicts are neither")
     if scorer.prefers and request.samples is not None:
         raise SawyerError("--samples needs a model that scores completions by themselves, not --scorer pairwise")
+    if len(scorer.members) > 1 and request.calibrate is not None:
+        raise SawyerError("--calibrate is for single models: an ensemble's members are scaled by the pairs of --data")
     bench = load_bench(request.data, 1, max_bad=request.max_bad, limit=request.limit)
+    other = [] if request.calibrate is None else load_bench(request.calibrate, 1, max_bad=request.max_bad).trials
+    _check_apart(bench.trials, other)
     if bench.report.dropped:
         voice.say(str(bench.report))
     made = _probes(bench.trials, request.scorer.seed) if request.probes else {}
     sampled = [] if request.samples is None else read_samples(request.samples)
-    with _folder(request, scorer, [*bench.trials, *sampled]) as folder:
+    with _folder(request, scorer, [*bench.trials, *other, *sampled]) as folder:
         margins, of_probe, rewards, truncated = _scored(scorer, bench.trials, made, sampled, folder, voice)
-    result = {
-        "model": scorer.name,
-        "scorer": scorer.kind,
-        "data": request.data,
-        "report": bench.report.as_dict(),
-        "protocol": scorer.protocol,
-        "truncated": truncated,
-        "length_unit": "characters",
-        "sawyer": __version__,
-        **_figures(bench.trials, margins, request),
-        "probes": probes.evaluate(
-            of_probe,
-            {name: [bench.trials[i].prompt_id for i, _ in pairs] for name, pairs in made.items()},
-            seed=request.scorer.seed,
-        )
-        if request.probes
-        else None,
-        "heat_map": reward_bias.length_heat_map(
-            rewards, [[len(text) for text in trial.completions] for trial in sampled], seed=request.scorer.seed
-        )
-        if request.samples is not None
-        else None,
-    }
-    for place in (request.out, request.page):
-        if place is not None:
-            with disk_errors(place.parent):
-                write_json(place, result) if place is request.out else write_atomically(place, page(result))
+        fitting = _scored(scorer, other, {}, [], folder / "calibrate", voice)[0] if other else None
+        result = {
+            "model": scorer.name,
+            "scorer": scorer.kind,
+            "data": request.data,
+            "calibrate": request.calibrate,
+            "report": bench.report.as_dict(),
+            "protocol": scorer.protocol,
+            "truncated": truncated,
+            "length_unit": "characters",
+            "sawyer": __version__,
+            **_figures(bench.trials, margins, fitting, request),
+            "probes": probes.evaluate(
+                of_probe,
+                {name: [bench.trials[i].prompt_id for i, _ in pairs] for name, pairs in made.items()},
+                seed=request.scorer.seed,
+            )
+            if request.probes
+            else None,
+            "heat_map": reward_bias.length_heat_map(
+                rewards, [[len(text) for text in trial.completions] for trial in sampled], seed=request.scorer.seed
+            )
+            if request.samples is not None
+            else None,
+        }
+        for place in (request.out, request.page):
+            if place is not None:
+                with disk_errors(place.parent):
+                    write_json(place, result) if place is request.out else write_atomically(place, page(result))
     return result
+
+
+def _check_apart(trials: Sequence[Trial], other: Sequence[Trial]) -> None:
+    """Raises SawyerError where a temperature would be fitted on what it is measured on."""
+    shared = {trial.prompt_id for trial in trials} & {trial.prompt_id for trial in other}
+    if shared:
+        raise SawyerError(
+            f"{len(shared)} prompts of --data stand in --calibrate too, so the temperature would be measured on "
+            "what it was fitted on; split the pairs by prompt"
+        )
 
 
 def read_samples(path: Path) -> list[Trial]:
@@ -149,7 +163,7 @@ def _scored(
     if scorer.prefers:
         bad = [replace(trials[i], rejected=(text,)) for pairs in made.values() for i, text in pairs]
         measured = measure_all(scorer, [*trials, *bad], 1, folder, voice)
-        values = [_logit(row["p"]) for row in measured.rows]
+        values = [logit(row["p"]) for row in measured.rows]
         rest = iter(values[len(trials) :])
         return values[: len(trials)], {n: [next(rest) for _ in p] for n, p in made.items()}, [], measured.truncated
     added: list[list[str]] = [[] for _ in trials]
@@ -159,19 +173,15 @@ def _scored(
             places[name].append((i, 2 + len(added[i])))
             added[i].append(text)
     whole = [replace(t, rejected=(*t.rejected, *texts)) for t, texts in zip(trials, added, strict=True)]
-    measured = measure_all(scorer, [*whole, *sampled], 2, folder, voice)
+    # the pairs alone set the scale of an ensemble's members: what else is looked at changes nothing of them
+    scaled_by = [*[2] * len(whole), *[0] * len(sampled)]
+    measured = measure_all(scorer, [*whole, *sampled], 2, folder, voice, scaled_by=scaled_by)
     scores = [row["scores"] for row in measured.rows]
     margins = [own[0] - own[1] for own in scores[: len(trials)]]
     of_probe: dict[str, Sequence[float]] = {
         name: [scores[i][0] - scores[i][at] for i, at in where] for name, where in places.items()
     }
     return margins, of_probe, scores[len(trials) :], measured.truncated
-
-
-def _logit(p: float) -> float:
-    if p <= 0 or p >= 1:
-        return math.copysign(SURE, p - 0.5)
-    return max(-SURE, min(SURE, math.log(p / (1 - p))))
 
 
 @contextmanager
@@ -182,20 +192,22 @@ def _folder(request: Request, scorer: Scorer, trials: Sequence[Trial]) -> Iterat
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
         return
-    work = digest([fingerprint(scorer, trials, 2), request.probes, request.scorer.seed])
+    work = digest([fingerprint(scorer, trials, 2), request.probes, request.scorer.seed, request.calibrate])
     with disk_errors(place.parent), work_folder(place, work, "writing") as folder:
         yield folder
         shutil.rmtree(folder.parent)
 
 
-def _figures(trials: Sequence[Trial], margins: list[float], request: Request) -> dict[str, Any]:
+def _figures(
+    trials: Sequence[Trial], margins: list[float], fitting: list[float] | None, request: Request
+) -> dict[str, Any]:
     chosen, rejected = [len(trial.chosen[0]) for trial in trials], [len(trial.rejected[0]) for trial in trials]
     prompts = [trial.prompt_id for trial in trials]
     differences = [a - b for a, b in zip(chosen, rejected, strict=True)]
     known = [i for i, trial in enumerate(trials) if trial.chosen_source and trial.rejected_source]
     return {
         **reward_models.evaluate(
-            margins, chosen, rejected, prompts=prompts, bins=request.bins, seed=request.scorer.seed
+            margins, chosen, rejected, prompts=prompts, fitting=fitting, bins=request.bins, seed=request.scorer.seed
         ),
         "length_differences": reward_bias.by_length_difference(margins, differences, prompts),
         "sources": reward_bias.by_source(
@@ -228,8 +240,11 @@ def table_rows(result: dict[str, Any]) -> list[Line]:
         _number("adaptive ECE", calibration["adaptive_ece"]),
     ]
     if "temperature" in calibration:
-        title = f"ECE on half, divided by T = {calibration['temperature']:.2f}"
-        lines += [_number("ECE on half", calibration["ece_before"]), _number(title, calibration["ece_after"])]
+        measured = "ECE" if calibration["measured_on"] == result["pairs"] else "ECE on half"
+        if measured != "ECE":
+            lines.append(_number(measured, calibration["ece_before"]))
+        title = f"{measured}, divided by T = {calibration['temperature']:.2f}"
+        lines.append(_number(title, calibration["ece_after"]))
     for group in result["length_differences"]:
         title = f"  {group['low']:+.0f} to {group['high']:+.0f} characters longer"
         lines.append(_share(title, group["accuracy"]))

@@ -19,7 +19,7 @@ from sawyer import __version__
 from sawyer.apps.measuring import fingerprint, measure_all
 from sawyer.apps.scorer_settings import ScorerSettings
 from sawyer.apps.scorers import make_scorer
-from sawyer.apps.work import work_folder
+from sawyer.apps.work import check_out, work_folder
 from sawyer.data.files import write_rows
 from sawyer.data.rewardbench import TIES, load_bench
 from sawyer.errors import SawyerError
@@ -67,7 +67,7 @@ def evaluate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
     if request.prior and request.data != "hub":
         raise SawyerError("--prior is for --data hub; the prior sets of a folder are read where they are")
     if request.out is not None:
-        check_out(request.out, request.overwrite)
+        check_out(request.out, request.overwrite, ".json")
     scorer = make_scorer(request.scorer, request.api, request.cache)
     bench = load_bench(request.data, request.version, prior=request.prior, max_bad=request.max_bad, limit=request.limit)
     if request.ties is not None and bench.version == 2:
@@ -79,7 +79,7 @@ def evaluate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
     out = request.out or FOLDER / f"{_file_name(scorer.name)}-v{bench.version}.json"
     if request.out is None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        check_out(out, request.overwrite)
+        check_out(out, request.overwrite, ".json")
     ties = request.ties or ("half" if scorer.prefers else "wrong")
     began = time.monotonic()
     work = fingerprint(scorer, bench.trials, bench.version)
@@ -93,6 +93,7 @@ def evaluate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
             **evaluation,
             "protocol": scorer.protocol,
             "truncated": measured.truncated,
+            "unread": measured.unread,
             "data": request.data,
             "limit": request.limit,
             "report": bench.report.as_dict(),
@@ -120,22 +121,6 @@ def leaderboard(files: Sequence[Path]) -> str:
             raise SawyerError(f"{file} is not a result of `sawyer eval rewardbench`; give the .json that it wrote")
         results.append(result)
     return tables.leaderboard(results)
-
-
-def check_out(out: Path, overwrite: bool, suffix: str = ".json") -> None:
-    """Refuse a place that the result cannot be written to.
-
-    Raises:
-        SawyerError: see above.
-    """
-    if out.suffix != suffix:
-        raise SawyerError(f"--out {out} must end with {suffix}")
-    if out.is_dir():
-        raise SawyerError(f"--out {out} is a folder; give the file to write")
-    if not out.parent.is_dir():
-        raise SawyerError(f"--out {out}: there is no folder {out.parent}; make it first")
-    if out.exists() and not overwrite:
-        raise SawyerError(f"{out} is there already; give another --out, or --overwrite to replace it")
 
 
 def rows_file(out: Path) -> Path:
@@ -169,6 +154,8 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
         lines.append(
             f"{result['truncated']} texts were longer than --max-tokens, or than the model reads, and were cut"
         )
+    if result["unread"]:
+        lines.append(f"{result['unread']} questions to the judge got no verdict")
     if result["missing"]:
         lines.append(f"not measured: {', '.join(result['missing'])}")
     lines.append(f"scores of every row: {result['rows_file']}")

@@ -1,4 +1,4 @@
-"""From the options of `sawyer eval` to sources of feedback, and from those to the numbers of a list of trials."""
+"""From the options of `sawyer eval` and `sawyer score` to sources of feedback, and from those to numbers of trials."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 from sawyer.apps.scorer_settings import ScorerSettings
 from sawyer.data.rewardbench import TIES, Trial
 from sawyer.errors import SawyerError
+from sawyer.feedback.ensemble import PREFERENCE_RULES
 from sawyer.feedback.protocol import Feedback, prefer
 from sawyer.pipeline.files import path_sha256
 from sawyer.rollout.api_settings import ApiSettings
 
 BASELINES = ("random", "length", "shorter")
+NO_MODEL = ("rule", *BASELINES)
+"""Scorers that are no model."""
 PREFERS = ("pairwise", "judge")
 """Scorers whose own judgement is of pairs; the others score each completion by itself."""
 LANGUAGE_MODELS = ("dpo", "dpo-ref-free", "pairwise", "judge")
@@ -58,16 +61,15 @@ def make_scorer(settings: ScorerSettings, api: ApiSettings | None = None, cache:
     """
     kind = _kind(settings, api)
     _check(settings, kind, api, cache)
-    if kind in BASELINES:
-        return Scorer(
-            kind, kind, (_baseline(kind, settings.seed),), {"scorer": kind, **_seed(settings, kind)}, chunk=4096
-        )
+    if kind in NO_MODEL:
+        member, asked = _rule(settings) if kind == "rule" else (_baseline(kind, settings.seed), _seed(settings, kind))
+        return Scorer(kind, member.name, (member,), {"scorer": kind, **asked}, chunk=4096)
     protocol: dict[str, Any] = {"scorer": kind, "models": list(settings.model), **_seed(settings, kind)}
     if settings.ensemble is not None:
         protocol["ensemble"] = settings.ensemble
         protocol |= {"k": settings.k} if settings.ensemble == "mean-std" else {}
     if kind == "dpo":
-        protocol["reference"] = settings.reference
+        protocol |= {"reference": settings.reference, "beta": settings.beta}
     if kind == "dpo-ref-free":
         protocol["ref_free"] = settings.ref_free
     if kind == "judge":
@@ -102,12 +104,7 @@ def measure(feedback: Feedback, trials: Sequence[Trial], version: int) -> list[d
     if isinstance(feedback, Judge):
         # a judge that rewards depth would tear apart the answers that Ties holds to be equally right
         grades: list[Grade] = ["correctness" if trial.subset == TIES else "quality" for trial in trials]
-        scores: list[list[float]] = [[] for _ in trials]
-        for grade in sorted(set(grades)):
-            own = [i for i, one in enumerate(grades) if one == grade]
-            found = feedback.grading(grade).score([prompts[i] for i in own], [trials[i].completions for i in own])
-            for i, of_trial in zip(own, found, strict=True):
-                scores[i] = of_trial
+        scores = feedback.rate(prompts, [trial.completions for trial in trials], grades)
     else:
         scores = feedback.score(prompts, [trial.completions for trial in trials])
     return [{"scores": own} for own in scores]
@@ -120,7 +117,7 @@ def _kind(settings: ScorerSettings, api: ApiSettings | None) -> str:
     if settings.scorer is not None:
         return settings.scorer
     if not settings.model:
-        raise SawyerError(f"give --model, or one of the baselines with --scorer {'|'.join(BASELINES)}")
+        raise SawyerError(f"give --model, or a scorer that needs none: --scorer {'|'.join(NO_MODEL)}")
     if api is not None:
         return "judge"
     if settings.reference is not None:
@@ -144,22 +141,28 @@ def _check(settings: ScorerSettings, kind: str, api: ApiSettings | None, cache: 
     given = settings.model_fields_set
     only: dict[str, tuple[bool, str]] = {
         "reference": (kind == "dpo", "--scorer dpo"),
+        "beta": (kind == "dpo", "--scorer dpo"),
         "ref_free": (kind == "dpo-ref-free", "--scorer dpo-ref-free"),
         "both_orders": (kind == "judge", "--scorer judge"),
         "judge_tokens": (kind == "judge", "--scorer judge"),
+        "rule": (kind == "rule", "--scorer rule"),
+        "words": (settings.rule == "bag_of_words", "--rule bag_of_words"),
         "k": (settings.ensemble == "mean-std", "--ensemble mean-std"),
-        "max_tokens": (api is None and kind not in (*BASELINES, "judge"), "local models that read completions"),
-        "token_budget": (api is None and kind not in (*BASELINES, "judge"), "local models that read completions"),
-        "precision": (api is None and kind not in BASELINES, "local models"),
-        "chat_template": (api is None and kind not in BASELINES, "local models"),
+        "max_tokens": (api is None and kind not in (*NO_MODEL, "judge"), "local models that read completions"),
+        "token_budget": (api is None and kind not in (*NO_MODEL, "judge"), "local models that read completions"),
+        "precision": (api is None and kind not in NO_MODEL, "local models"),
+        "chat_template": (api is None and kind not in NO_MODEL, "local models"),
+        "force": (settings.chat_template is not None, "--chat-template"),
     }
     for name, (fits, where) in only.items():
         if name in given and not fits:
             raise SawyerError(f"--{name.replace('_', '-')} is for {where}; drop it")
-    if kind in BASELINES and settings.model:
+    if kind in NO_MODEL and settings.model:
         raise SawyerError(f"--scorer {kind} needs no model; drop --model")
-    if kind not in BASELINES and not settings.model:
+    if kind not in NO_MODEL and not settings.model:
         raise SawyerError(f"--scorer {kind} needs a model; give --model")
+    if kind == "rule" and settings.rule is None:
+        raise SawyerError("--scorer rule needs to know which; give --rule")
     if not all(name.strip() for name in settings.model):
         raise SawyerError("--model is empty; name a model")
     if kind == "dpo" and settings.reference is None:
@@ -173,8 +176,10 @@ def _check(settings: ScorerSettings, kind: str, api: ApiSettings | None, cache: 
     if settings.ensemble is not None:
         if len(settings.model) < 2:
             raise SawyerError("--ensemble needs at least two models; give --model several times")
-        if kind in PREFERS and settings.ensemble not in ("mean", "majority"):
-            raise SawyerError(f"models that compare pairs can be combined by mean or majority, not {settings.ensemble}")
+        if kind in PREFERS and settings.ensemble not in PREFERENCE_RULES:
+            raise SawyerError(
+                f"models that compare pairs can be combined by {' or '.join(PREFERENCE_RULES)}, not {settings.ensemble}"
+            )
     if kind == "classifier":
         for name in settings.model:
             if not _is_reward_model(name):
@@ -188,10 +193,16 @@ def _check(settings: ScorerSettings, kind: str, api: ApiSettings | None, cache: 
 
 
 def _reading(settings: ScorerSettings, kind: str) -> dict[str, Any]:
-    """How texts become tokens, for the record: by which template, and what is cut of those that are too long."""
-    from sawyer.models.load import load_tokenizer, model_kind
+    """How texts become tokens, for the record: by which template, and what is cut of those that are too long.
 
-    encoders = [kind == "classifier" and model_kind(name) != "decoder" for name in settings.model]
+    Raises:
+        SawyerError: a model was trained with another template than is asked for, or reads without any.
+    """
+    from sawyer.feedback.template import check_reading, scoring_format
+    from sawyer.models.load import load_tokenizer
+
+    check = check_reading if kind == "classifier" else scoring_format
+    encoders = [check(name, settings.chat_template, force=settings.force) is None for name in settings.model]
     decoders = [name for name, encoder in zip(settings.model, encoders, strict=True) if not encoder]
     own = [getattr(load_tokenizer(name), "chat_template", None) is not None for name in decoders]
     mixed = "the models' own, plain where there is none"
@@ -205,6 +216,17 @@ def _reading(settings: ScorerSettings, kind: str) -> dict[str, Any]:
 
 def _seed(settings: ScorerSettings, kind: str) -> dict[str, Any]:
     return {"seed": settings.seed} if kind in ("random", "judge") else {}
+
+
+def _rule(settings: ScorerSettings) -> tuple[Member, dict[str, Any]]:
+    """A rule of the text as a member, and what to say of it."""
+    from sawyer.feedback.rules import VerifiableReward
+    from sawyer.feedback.rules_text import text_rule
+
+    name = str(settings.rule)
+    feedback: Feedback = VerifiableReward() if name == "verifiable" else text_rule(name, settings.words)
+    asked = {"rule": name, **({"words": list(settings.words)} if settings.words else {})}
+    return Member(name, lambda _: feedback, asked), asked
 
 
 def _baseline(kind: str, seed: int) -> Member:
@@ -248,24 +270,24 @@ def _load(name: str, kind: str, settings: ScorerSettings) -> Feedback:
     if kind == "judge":
         return _local_judge(name, settings, device)
     how: dict[str, Any] = {
-        **settings.model_dump(include={"precision", "token_budget", "max_tokens", "chat_template"}),
+        **settings.model_dump(include={"precision", "token_budget", "max_tokens", "chat_template", "force"}),
         "device": device,
     }
     if kind == "classifier":
         return open_reward_model(name, **how)
     if kind == "pairwise":
         return PairwiseModel(name, **how)
-    return ImplicitReward(name, settings.reference, free=settings.ref_free, **how)
+    return ImplicitReward(name, settings.reference, free=settings.ref_free, beta=settings.beta, **how)
 
 
 def _local_judge(name: str, settings: ScorerSettings, device: Any) -> Feedback:
-    from sawyer.data.chat import ChatFormat
     from sawyer.feedback.judge import Judge
-    from sawyer.models.load import load_policy, load_tokenizer
+    from sawyer.feedback.template import scoring_format
+    from sawyer.models.load import load_policy
     from sawyer.models.precision import DTYPES
     from sawyer.rollout.torch_engine import TorchEngine
 
-    chat = ChatFormat(load_tokenizer(name), settings.chat_template, default="plain")
+    chat = scoring_format(name, settings.chat_template, force=settings.force)
     model: Any = load_policy(name, dtype=DTYPES[settings.precision])
     engine = TorchEngine(model.to(device), chat, take=True, max_batch=JUDGE_BATCH)
     return Judge(engine, both_orders=settings.both_orders, max_tokens=settings.judge_tokens, seed=settings.seed)

@@ -14,7 +14,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sawyer.data.files import suffix_of
 from sawyer.errors import SawyerError
+
+
+def check_out(out: Path, overwrite: bool, suffix: str | None = None) -> None:
+    """Refuse a place that the output cannot be written to.
+
+    Args:
+        suffix: what its name must end with; any suffix of rows when left out.
+
+    Raises:
+        SawyerError: see above.
+    """
+    if suffix is None:
+        suffix_of(out)
+    elif out.suffix != suffix:
+        raise SawyerError(f"--out {out} must end with {suffix}")
+    if out.is_dir():
+        raise SawyerError(f"--out {out} is a folder; give the file to write")
+    if not out.parent.is_dir():
+        raise SawyerError(f"--out {out}: there is no folder {out.parent}; make it first")
+    if out.exists() and not overwrite:
+        raise SawyerError(f"{out} is there already; give another --out, or --overwrite to replace it")
 
 
 @contextmanager

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sawyer.data.files import LoadReport, RawRow
+from sawyer.data.files import WRONG_TYPE, LoadReport, RawRow
 from sawyer.data.records import Record
 from sawyer.errors import SawyerError
 
@@ -14,35 +13,39 @@ T = TypeVar("T")
 
 
 class Sieve:
-    """Hands out rows, and counts what does not become a record.
+    """Hands out rows one by one, and counts what does not become a record.
 
     *Bad* is what is broken or not in the set's layout: a missing side, two equal sides, turns that do not alternate, a
     ranking with ties or holes. Too many such rows refuse the set. *Left out* is what the published cleaning drops:
     equal scores, small margins, pairs beyond so many a prompt. It is counted and said, however much it is.
     """
 
-    def __init__(self, name: str, files: Sequence[tuple[str, Sequence[RawRow]]]) -> None:
+    def __init__(self, name: str, files: Iterable[tuple[str, Iterable[RawRow]]]) -> None:
         """
         Args:
             name: what errors call the set.
-            files: the rows of each file, with what the file is called.
+            files: the rows of each file, with a name that no other file has.
         """
         self.name = name
         self.report = LoadReport()
-        self._rows = [(f"{Path(file).name}:{row.number}", row) for file, rows in files for row in rows]
+        self._files = files
+        self._rows = 0
         self._bad: dict[str, str] = {}
 
     def usable(self, convert: Callable[[Mapping[str, Any]], T]) -> Iterator[tuple[str, T]]:
         """Where each row stands (`file:line`) and what `convert` makes of it; those it refuses are counted as bad."""
-        for where, row in self._rows:
-            try:
-                made = convert(_object(row))
-            except SawyerError as error:
-                self.bad(str(error), where)
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
-                self.bad(f"a field has the wrong type ({type(error).__name__})", where)
-            else:
-                yield where, made
+        for file, rows in self._files:
+            for row in rows:
+                self._rows += 1
+                where = f"{file}:{row.number}"
+                try:
+                    made = convert(_object(row))
+                except SawyerError as error:
+                    self.bad(str(error), where)
+                except WRONG_TYPE as error:
+                    self.bad(f"a field has the wrong type ({type(error).__name__})", where)
+                else:
+                    yield where, made
 
     def bad(self, reason: str, where: str) -> None:
         """Count something that should not be in the set; its row counts as bad once, whatever else is wrong with it."""
@@ -63,15 +66,15 @@ class Sieve:
         if not self._rows:
             raise SawyerError(f"{self.name} has no rows; give a file with at least one record")
         first = next((f"; the first is {where}: {reason}" for where, reason in self._bad.items()), "")
-        if len(self._bad) > max_bad * len(self._rows):
+        if len(self._bad) > max_bad * self._rows:
             raise SawyerError(
-                f"{self.name}: {len(self._bad)} of {len(self._rows)} rows cannot be used, more than the share of "
+                f"{self.name}: {len(self._bad)} of {self._rows} rows cannot be used, more than the share of "
                 f"{max_bad:g} allowed{first}; mend or remove them, give the set in its published layout, or raise "
                 "`max_bad`"
             )
         if not records:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.report.dropped.items())
-            raise SawyerError(f"{self.name}: nothing is left of {len(self._rows)} rows after cleaning ({reasons})")
+            raise SawyerError(f"{self.name}: nothing is left of {self._rows} rows after cleaning ({reasons})")
         return self.report
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sawyer.data.files import SUFFIXES, raw_rows, read_bytes
+from sawyer.data.files import SUFFIXES, WRONG_TYPE, data_files, raw_rows, read_bytes
+from sawyer.data.hh import hh_comparison, is_hh
 from sawyer.data.ngrams import ngrams, words
 from sawyer.data.records import Conversation, Record
 from sawyer.errors import SawyerError
@@ -24,6 +25,7 @@ FIELDS = (
     "instruction",
     "turns",
     "messages",
+    "conversations",
     "input",
     "text",
     "problem",
@@ -87,20 +89,16 @@ def overlaps(
         advance()
 
 
-def without_overlaps(records: Sequence[Record], files: Sequence[str | Path], n: int) -> tuple[list[Record], int]:
-    """The records that overlap with no prompt of some evaluation files or folders, and how many there were that do.
+def without_overlaps(records: Sequence[Record], index: Index) -> tuple[list[Record], int]:
+    """The records that overlap with no evaluation prompt, and how many there were that do.
 
     Raises:
-        SawyerError: as `evaluation_prompts`; every record overlaps.
+        SawyerError: every record overlaps.
     """
-    index = Index([prompt for file in files for prompt in evaluation_prompts(file)], n)
     dropped = {overlap.record for overlap in overlaps(records, index)}
     kept = [record for number, record in enumerate(records) if number not in dropped]
     if records and not kept:
-        raise SawyerError(
-            f"all {len(records)} records overlap with the evaluation prompts in {', '.join(map(str, files))}; "
-            "these are the same data"
-        )
+        raise SawyerError(f"all {len(records)} records overlap with the evaluation prompts; these are the same data")
     return kept, len(dropped)
 
 
@@ -117,9 +115,7 @@ def evaluation_prompts(path: str | Path, field: str | None = None) -> list[Evalu
     path = Path(path).expanduser()
     readable = (*SUFFIXES, *TEXT_SUFFIXES, ".csv")
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(readable))
-        if not files:
-            raise SawyerError(f"{path} holds no file of evaluation prompts ({', '.join(readable)})")
+        files = data_files(path, readable, "evaluation prompts")
         return [prompt for file in files for prompt in evaluation_prompts(file, field)]
     if not path.name.endswith(readable):
         raise SawyerError(f"{path} is not a file of evaluation prompts; known kinds are {', '.join(readable)}")
@@ -128,7 +124,7 @@ def evaluation_prompts(path: str | Path, field: str | None = None) -> list[Evalu
         EvaluationPrompt(f"{path.name}:{number}", text) for number, row in rows if (text := _prompt_of(row, field))
     ]
     if not prompts:
-        keys = next((", ".join(row) for _, row in rows if isinstance(row, Mapping)), "none")
+        keys = next((", ".join(map(str, row))[:200] for _, row in rows if isinstance(row, Mapping)), "none")
         wanted = f"the field {field!r}" if field else f"any of the fields {', '.join(FIELDS)}"
         raise SawyerError(f"no row of {path} has a prompt in {wanted} (fields of its first row: {keys})")
     return prompts
@@ -160,7 +156,15 @@ def _prompt_of(row: Any, field: str | None) -> str:
     if field is not None:
         return _text(row.get(field))
     by_name = {str(name).casefold(): value for name, value in row.items()}
-    return next((text for name in FIELDS if (text := _text(by_name.get(name)))), "")
+    return _of_dialogues(row) or next((text for name in FIELDS if (text := _text(by_name.get(name)))), "")
+
+
+def _of_dialogues(row: Mapping[str, Any]) -> str:
+    """What people say before the two answers in a row of HH-RLHF, which has no field for it."""
+    try:
+        return _text(hh_comparison(row).prompt) if is_hh(row) else ""
+    except (SawyerError, *WRONG_TYPE):
+        return ""
 
 
 def _text(value: Any) -> str:

@@ -77,8 +77,9 @@ def mix(
                 examples={new: own.examples.get(old, []) for new, old in renamed.items()},
             )
         )
+        left = f"{source}: not drawn"
         if wanted < len(records):
-            report.dropped[f"{source}: not drawn"] = len(records) - wanted
+            report.dropped[left] = report.dropped.get(left, 0) + len(records) - wanted
     return mixed, report
 
 

@@ -46,24 +46,25 @@ def groups(records: Sequence[Record], threshold: float) -> list[int]:
         raise SawyerError(f"the similarity of near-duplicates must be above 0 and at most 1, it is {threshold:g}")
     openings = [split_key(record) for record in records]
     places = {opening: place for place, opening in enumerate(dict.fromkeys(openings))}
-    roots = _connected(_ranked_runs(list(places)), threshold)
+    roots = _connected(*_ranked_runs(list(places)), threshold)
     first: dict[int, int] = {}
     return [first.setdefault(roots[places[opening]], number) for number, opening in enumerate(openings)]
 
 
-def _ranked_runs(texts: Sequence[str]) -> list[np.ndarray]:
-    """The distinct runs of each text as whole numbers, ascending: the rarer a run is in all texts, the lower."""
+def _ranked_runs(texts: Sequence[str]) -> tuple[list[np.ndarray], int]:
+    """The distinct runs of each text as whole numbers, ascending: the rarer a run is in all texts, the lower. And how
+    many of these numbers are of a run that one text only has: the lowest."""
     import numpy as np
 
     if not texts:
-        return []
+        return [], 0
     hashes: dict[str, int] = {}
     runs = [_runs(text, hashes) for text in texts]
     distinct, number, count = np.unique(np.concatenate(runs), return_inverse=True, return_counts=True)
     rank = np.empty(len(distinct), dtype=np.int64)
     rank[np.lexsort((distinct, count))] = np.arange(len(distinct))
     ends = np.cumsum([len(run) for run in runs])[:-1]
-    return [np.sort(part) for part in np.split(rank[number], ends)]
+    return [np.sort(part) for part in np.split(rank[number], ends)], int((count == 1).sum())
 
 
 def _runs(text: str, hashes: dict[str, int]) -> np.ndarray:
@@ -83,11 +84,15 @@ def _runs(text: str, hashes: dict[str, int]) -> np.ndarray:
     return np.unique(joined)
 
 
-def _connected(runs: Sequence[np.ndarray], threshold: float) -> list[int]:
-    """The root of each text in the graph of near-duplicates (union-find)."""
+def _connected(runs: Sequence[np.ndarray], lone: int, threshold: float) -> list[int]:
+    """The root of each text in the graph of near-duplicates (union-find).
+
+    Runs below `lone` are of one text only, and nothing is shared by them. The holders of a run are kept apart by the
+    group that they were in: who belongs to it already need not be compared with the rest of it, however many they are.
+    """
     import numpy as np
 
-    parent = list(range(len(runs)))
+    parent, members = list(range(len(runs))), [1] * len(runs)
 
     def root(one: int) -> int:
         while parent[one] != one:
@@ -95,18 +100,30 @@ def _connected(runs: Sequence[np.ndarray], threshold: float) -> list[int]:
             one = parent[one]
         return one
 
-    holders: defaultdict[int, list[int]] = defaultdict(list)
+    def join(one: int, other: int) -> None:
+        small, large = sorted((root(one), root(other)), key=members.__getitem__)
+        parent[small] = large
+        members[large] += members[small]
+
+    def similar(one: int, other: int) -> bool:
+        shared = len(np.intersect1d(runs[one], runs[other], assume_unique=True))
+        return shared >= threshold * (len(runs[one]) + len(runs[other]) - shared) - 1e-9
+
+    holders: defaultdict[int, dict[int, list[int]]] = defaultdict(dict)
     for one in sorted(range(len(runs)), key=lambda i: len(runs[i])):
-        size = len(runs[one])
-        least = math.ceil(threshold * size - 1e-9)  # runs that a text no larger must share with this one
+        least = math.ceil(threshold * len(runs[one]) - 1e-9)  # runs that a text no larger must share with this one
+        first = runs[one][: len(runs[one]) - least + 1]
         seen: set[int] = set()
-        for run in runs[one][: size - least + 1].tolist():
-            for other in holders[run]:
-                if other in seen or len(runs[other]) < least or root(other) == root(one):
+        for run in first[first >= lone].tolist():
+            for group, texts in holders[run].items():
+                if root(group) == root(one):
                     continue
-                seen.add(other)
-                shared = len(np.intersect1d(runs[one], runs[other], assume_unique=True))
-                if shared >= threshold * (size + len(runs[other]) - shared) - 1e-9:
-                    parent[root(other)] = root(one)
-            holders[run].append(one)
+                for other in texts:
+                    if other in seen or len(runs[other]) < least:
+                        continue
+                    seen.add(other)
+                    if similar(one, other):
+                        join(one, other)
+                        break
+            holders[run].setdefault(root(one), []).append(one)
     return [root(one) for one in range(len(runs))]

@@ -130,7 +130,7 @@ def load_bench(
 
 # --- where rows come from ---------------------------------------------------------------------------------------------
 
-Table = tuple[str, list[RawRow]]
+Table = tuple[str, Sequence[RawRow]]
 
 
 def _hub_tables(version: int, prior: bool) -> tuple[list[Table], dict[str, str]]:
@@ -217,7 +217,7 @@ def _best_of(row: Mapping[str, Any], stem: str) -> Trial:
     if set(chosen) & set(rejected):
         raise SawyerError("the same answer is chosen and rejected")
     if row.get("num_correct") not in (None, len(chosen)):
-        raise SawyerError(f"`num_correct` is {row['num_correct']}, but {len(chosen)} answers are chosen")
+        raise SawyerError(f"`num_correct` is {row['num_correct']!r:.60}, but {len(chosen)} answers are chosen")
     name = _subset(row, stem)
     subset = next((known for known in VERSION_2_SUBSETS if known.lower() == name.lower()), name)
     if subset == TIES and not TIES_ID.fullmatch(_id(row)):

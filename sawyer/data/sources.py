@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +14,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sawyer.data.files import SUFFIXES, LoadReport, convert_rows, raw_rows
+from sawyer.data.files import SUFFIXES, LoadReport, RawRow, convert_rows, iter_rows
 from sawyer.data.formats import convert_any, load_any
 from sawyer.data.hh import hh_comparison, load_hh
 from sawyer.data.hub import hub_rows
 from sawyer.data.mixtures import MixtureName, mix, named_parts
 from sawyer.data.public.answers import OF_COMPLETIONS
-from sawyer.data.public.base import PublicSettings, local_files, named_files
+from sawyer.data.public.base import MAX_BAD, PublicSettings, local_files, named_files
 from sawyer.data.public.catalog import PublicSource, read_public
 from sawyer.data.records import Comparison, Conversation, Labelled, Message, Prompt, Record, assistant
 from sawyer.data.source_base import SourceBase
@@ -33,13 +35,13 @@ class HHSettings(SourceBase):
     source: Literal["hh"] = "hh"
     path: Annotated[str | list[str] | None, InputFile()] = None
     """Local file, files or folder (.jsonl, .jsonl.gz, .json); without it the hub is asked. Of a folder, the files named
-    after the split are read, or all where none is."""
+    after the split are read, or all where none is; where it has folders called as `subsets`, those alone."""
     hub: str = "Anthropic/hh-rlhf"
     """Hub data set, when there is no path."""
     revision: str | None = None
     """Commit, tag or branch of the hub data set; without it the newest."""
     subsets: tuple[str, ...] = ("helpful-base", "harmless-base")
-    """Folders of the hub data set."""
+    """Folders of the hub data set, or of a local folder that has them too."""
     split: str = "train"
     """Split of the hub data set, or of a local folder."""
 
@@ -49,7 +51,7 @@ class FileSettings(SourceBase):
 
     source: Literal["file"] = "file"
     path: Annotated[str | list[str], InputFile(folder=False)]
-    """File or files (.jsonl, .jsonl.gz, .json, .json.gz, .parquet)."""
+    """File or files (.jsonl, .jsonl.gz, .jsonl.xz, .json, .json.gz, .parquet)."""
     format: Literal["auto", "alpaca", "sharegpt", "messages", "trl", "hh"] = "auto"
     """Format of the rows; `auto` looks at their keys and refuses to guess between two."""
 
@@ -111,6 +113,8 @@ class MixtureSettings(SourceBase):
     it the hub is asked."""
     limit_each: int | None = Field(default=None, ge=1)
     """With `name`: take at most so many records of each set, from the beginning."""
+    max_bad: float = Field(default=MAX_BAD, ge=0, le=1)
+    """With `name`: the share of each set's rows that may be unusable; more is an error."""
     seed: int = 0
     """Seed of the draws by weight."""
 
@@ -118,8 +122,11 @@ class MixtureSettings(SourceBase):
     def _one_of_two(self) -> MixtureSettings:
         if (self.name is None) == (not self.parts):
             raise ValueError("give either `name` or `parts`, not both and not neither")
-        if self.name is None and (self.folder is not None or self.limit_each is not None):
-            raise ValueError("`folder` and `limit_each` belong to a mixture by `name`; of `parts`, each has its own")
+        of_a_name = self.folder is not None or self.limit_each is not None or self.max_bad != MAX_BAD
+        if self.name is None and of_a_name:
+            raise ValueError(
+                "`folder`, `limit_each` and `max_bad` belong to a mixture by `name`; of `parts`, each has its own"
+            )
         return self
 
 
@@ -166,8 +173,8 @@ def _parts(settings: SourceBase, say: Callable[[str], None]) -> list[tuple[list[
                 report.revisions = revisions
                 found.append(_by_anthropic((part, report)))
             return found
-        case HHSettings(path=path):
-            files = local_files(path, settings.split)
+        case HHSettings():
+            files = _hh_files(settings)
             return [_by_anthropic(load_hh(file, max_bad=settings.max_bad)) for file in files]
         case FileSettings():
             return [load_any(one, settings.format, max_bad=settings.max_bad) for one in named_files(settings.path)]
@@ -186,12 +193,27 @@ def _parts(settings: SourceBase, say: Callable[[str], None]) -> list[tuple[list[
             report.revisions = revisions
             return [(part, report)]
         case PublicSettings(path=path):
-            files = local_files(path, settings.split)
-            return [read_public(settings, [(file.name, raw_rows(file)) for file in files])]
+            return [read_public(settings, _named_rows(local_files(path, settings.split)))]
         case MixtureSettings():
             parts = settings.parts or _named_parts(settings)
             return [mix([(p.data.source, p.weight, partial(load_source, p.data)) for p in parts], settings.seed, say)]
     raise SawyerError(f"{type(settings).__name__} is no source of data")
+
+
+def _named_rows(files: Sequence[Path]) -> list[tuple[str, Iterator[RawRow]]]:
+    """The rows of each file, read as they are asked for, with as much of its path as tells it from the others."""
+    places = [Path(os.path.abspath(file)) for file in files]
+    above = os.path.commonpath([place.parent for place in places])
+    return [(place.relative_to(above).as_posix(), iter_rows(file)) for place, file in zip(places, files, strict=True)]
+
+
+def _hh_files(settings: HHSettings) -> list[Path]:
+    """The local files of the split; of a folder that has the subsets as folders, theirs."""
+    paths: list[str] = []
+    for one in named_files(settings.path):
+        inside = [str(Path(one) / subset) for subset in settings.subsets]
+        paths += [folder for folder in inside if os.path.isdir(folder)] or [one]
+    return local_files(paths, settings.split)
 
 
 def _by_anthropic(loaded: tuple[list[Record], LoadReport]) -> tuple[list[Record], LoadReport]:
@@ -207,31 +229,28 @@ def _named_parts(settings: MixtureSettings) -> list[MixturePart]:
     parts = []
     for part in named_parts(settings.name):
         if settings.folder is not None:
-            part["path"] = _copy_of(part["source"], Path(settings.folder), part.get("subsets", ()))
-        parts.append(MixturePart.model_validate({"data": {**part, "limit": settings.limit_each}}))
+            part["path"] = _copy_of(part["source"], Path(settings.folder))
+        part |= {"limit": settings.limit_each, "max_bad": settings.max_bad}
+        parts.append(MixturePart.model_validate({"data": part}))
     return parts
 
 
-def _copy_of(source: str, folder: Path, subsets: Sequence[str]) -> list[str]:
+def _copy_of(source: str, folder: Path) -> str:
     """Where a set lies in a folder of local copies."""
-    own = folder / source
-    inside = [str(own / subset) for subset in subsets if (own / subset).is_dir()]
-    if inside:
-        return inside
-    copies = [own, *(folder / f"{source}{suffix}" for suffix in SUFFIXES)]
+    copies = [folder / source, *(folder / f"{source}{suffix}" for suffix in SUFFIXES)]
     found = next((copy for copy in copies if copy.exists()), None)
     if found is None:
         raise SawyerError(f"{folder} holds no copy of {source}; put its files there, in a folder called {source}")
-    return [str(found)]
+    return str(found)
 
 
 def unique(records: Sequence[Record], report: LoadReport | None = None) -> list[Record]:
     """The records without repetitions, the first kept; `info` does not count. A report is brought up to date."""
-    seen: set[str] = set()
+    seen: set[bytes] = set()
     kept: list[Record] = []
     for number, record in enumerate(records, start=1):
         row = {name: value for name, value in record.row().items() if name != "info"}
-        key = json.dumps(row, sort_keys=True)
+        key = hashlib.blake2b(json.dumps(row, sort_keys=True).encode(), digest_size=16).digest()
         if key not in seen:
             seen.add(key)
             kept.append(record)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sawyer.data.records import Conversation, Message, Record
 from sawyer.errors import SawyerError
@@ -32,8 +32,9 @@ def split(
     if (problem := fractions_problem(fractions)) is not None:
         raise SawyerError(problem)
     parts: dict[str, list[Record]] = {name: [] for name in fractions}
-    keys = [split_key(record) for record in records]
+    keys: Iterable[str] = map(split_key, records)
     if groups is not None:
+        keys = list(keys)
         first: dict[int, str] = {}
         for group, key in zip(groups, keys, strict=True):
             first[group] = min(key, first.get(group, key))

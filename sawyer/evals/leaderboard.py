@@ -26,32 +26,40 @@ def leaderboard(results: Sequence[Mapping[str, Any]]) -> str:
     for version in versions:
         own = [result for result in results if result["version"] == version]
         own.sort(key=lambda result: (-(result["overall"] if result["overall"] is not None else -1), result["model"]))
+        names = _names(own)
         columns = [name for name in COLUMNS[version] if any(name in result["sections"] for result in own)]
         extra = ["Other"] if any(result.get("other") for result in own) else []
         title = [f"**RewardBench, version {version}**", ""] if len(versions) > 1 else []
         head = ["", "Model", "Scorer", "Score", "Interval", *columns, *extra]
         lines = [*title, _line(head), _line(["---:", "---", "---", "---:", "---", *["---:"] * len(head[5:])])]
-        for rank, result in enumerate(own, start=1):
+        for rank, (name, result) in enumerate(zip(names, own, strict=True), start=1):
             interval = result["intervals"]["overall"]
             span = "" if interval["low"] is None else f"{_percent(interval['low'])}–{_percent(interval['high'])}"
-            cells = [str(rank), _cell(result["model"]), _cell(result["scorer"]), _percent(result["overall"]), span]
+            cells = [str(rank), name, _cell(result["scorer"]), _percent(result["overall"]), span]
             cells += [_percent(result["sections"].get(name)) for name in columns]
             cells += [_percent((result.get("other") or {}).get("accuracy")) for _ in extra]
             lines.append(_line(cells))
-        tables.append("\n".join([*lines, *_notes(own)]))
+        tables.append("\n".join([*lines, *_notes(own, names)]))
     return "\n\n".join(tables) + "\n"
 
 
-def _notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
+def _names(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to call each result: its model; where two would be called the same, the models as they were given."""
+    shown = [_cell(result["model"]) for result in results]
+    given = [_cell(", ".join(result.get("protocol", {}).get("models", [])) or result["model"]) for result in results]
+    return [own if shown.count(own) == 1 else whole for own, whole in zip(shown, given, strict=True)]
+
+
+def _notes(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
     notes = []
     if len({result["ties"] for result in results}) > 1:
-        half = [_cell(result["model"]) for result in results if result["ties"] == "half"]
+        half = [name for name, result in zip(names, results, strict=True) if result["ties"] == "half"]
         notes.append(f"Ties count half for {', '.join(half)} and as wrong for the others.")
-    for result in results:
+    for name, result in zip(names, results, strict=True):
         if result.get("limit"):
-            notes.append(f"{_cell(result['model'])} was measured on the first {result['limit']} rows of each subset.")
+            notes.append(f"{name} was measured on the first {result['limit']} rows of each subset.")
         if result["missing"]:
-            notes.append(f"{_cell(result['model'])} was not measured on {', '.join(result['missing'])}.")
+            notes.append(f"{name} was not measured on {', '.join(result['missing'])}.")
     return [line for note in notes for line in ("", note)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,11 @@ def probe_pairs(
 
 
 def evaluate(
-    margins: dict[str, Sequence[float]], prompts: dict[str, Sequence[object]], *, level: float = 0.95, seed: int = 0
+    margins: Mapping[str, Sequence[float]],
+    prompts: Mapping[str, Sequence[object]],
+    *,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """For each probe, how often the good completion beats the bad one (a tie is half), and by how much.
 
@@ -138,7 +142,7 @@ def _off_topic(prompts: Sequence[object], completions: Sequence[str], seed: int)
 
 
 def _letter(letter: str, rng: random.Random) -> str:
-    other = rng.choice(string.ascii_lowercase)
+    other = rng.choice(string.ascii_lowercase.replace(letter.lower(), ""))
     return other.upper() if letter.isupper() else other
 
 

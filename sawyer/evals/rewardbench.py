@@ -188,14 +188,14 @@ def evaluate(
 def outcome(row: Row, version: int = 1, ties: str = "wrong") -> float:
     """What a row is worth, 0 to 1.
 
-    Version 1: 1 where the chosen completion is ahead, the tie's value where they are level. Version 2: 1 over the
-    number of completions at the top where a right one is among them, so that a constant scorer gets 1 in 4.
+    Version 1: 1 where the chosen completion is ahead, the tie's value where they are level. Version 2: the share of
+    right ones among the completions at the top, so that a constant scorer gets 1 in 4.
     """
     if "p" in row:
         return 1.0 if row["p"] > 0.5 else TIE_POLICIES[ties] if row["p"] == 0.5 else 0.0
     right, wrong = max(row["scores"][: row["num_correct"]]), max(row["scores"][row["num_correct"] :])
     if version == 2:
-        return 1 / row["scores"].count(right) if right >= wrong else 0.0
+        return row["scores"][: row["num_correct"]].count(right) / row["scores"].count(right) if right >= wrong else 0.0
     return 1.0 if right > wrong else TIE_POLICIES[ties] if right == wrong else 0.0
 
 

@@ -8,7 +8,8 @@ overoptimization", worst-case and uncertainty-weighted optimisation).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,8 @@ from sawyer.feedback.protocol import Feedback, prefer
 
 Rule = Literal["mean", "min", "mean-std", "majority"]
 RULES: tuple[Rule, ...] = ("mean", "min", "mean-std", "majority")
+PREFERENCE_RULES: tuple[Rule, ...] = ("mean", "majority")
+"""How preferences between pairs can be combined, which have no scale."""
 Scale = tuple[float, float]
 """Mean and standard deviation of a member's scores."""
 
@@ -53,10 +56,12 @@ class Ensemble:
         return combine(scores, self.rule, k=self.k, scales=self.scales)
 
     def prefer(self, prompts: Sequence[Prompt], pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """P(the first of a pair is better): of `majority` the share of members that say so, else Bradley-Terry."""
-        if self.rule != "majority":
-            return prefer(_Scores(self), prompts, pairs)
-        return votes([prefer(member, prompts, pairs) for member in self.members])
+        """P(the first of a pair is better): of `majority` the share of members that say so; of `mean`, where all
+        members compare pairs themselves, the mean of what they say; else Bradley-Terry."""
+        compare = all(hasattr(member, "prefer") for member in self.members)
+        if self.rule == "majority" or (self.rule == "mean" and compare):
+            return combine_preferences([prefer(member, prompts, pairs) for member in self.members], self.rule)
+        return prefer(_Scores(self), prompts, pairs)
 
 
 class _Scores:
@@ -74,12 +79,18 @@ def check_rule(members: int, rule: str) -> None:
         raise SawyerError(f"an ensemble needs at least two members, there is {members}")
 
 
-def scale_of(scores: Sequence[Sequence[float]]) -> Scale:
-    """Mean and (population) standard deviation of all of a member's scores."""
-    flat = np.array([score for own in scores for score in own], dtype=np.float64)
-    if not flat.size:
+def scale_of(scores: Iterable[Sequence[float]]) -> Scale:
+    """Mean and (population) standard deviation of all of a member's scores, in one pass (Welford 1962)."""
+    count, mean, squares = 0, 0.0, 0.0
+    for own in scores:
+        for score in own:
+            count += 1
+            off = score - mean
+            mean += off / count
+            squares += off * (score - mean)
+    if not count:
         raise SawyerError("the scale of a reward model cannot be taken from no completions")
-    return float(flat.mean()), float(flat.std())
+    return mean, math.sqrt(squares / count)
 
 
 def combine(
@@ -110,7 +121,18 @@ def combine(
     return combined
 
 
-def votes(preferences: Sequence[Sequence[float]]) -> list[float]:
-    """[pairs] the share of members whose P is above one half, those at one half counting half."""
+def combine_preferences(preferences: Sequence[Sequence[float]], rule: Rule) -> list[float]:
+    """[pairs] one P each, from [members][pairs]: their `mean`, or of `majority` the share of members whose P is above
+    one half, those at one half counting half.
+
+    Raises:
+        SawyerError: the rule is another, which only scores have.
+    """
+    if rule not in PREFERENCE_RULES:
+        raise SawyerError(
+            f"models that compare pairs can be combined by {' or '.join(PREFERENCE_RULES)}; {rule} needs scores"
+        )
     p_M_n = np.array(preferences, dtype=np.float64)
+    if rule == "mean":
+        return p_M_n.mean(0).tolist()
     return ((p_M_n > 0.5) + 0.5 * (p_M_n == 0.5)).mean(0).tolist()

@@ -20,10 +20,10 @@ from typing import Literal
 
 import torch
 
-from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
 from sawyer.feedback.reward_model import regrouped, within_context
+from sawyer.feedback.template import scoring_format
 from sawyer.models.load import load_policy, load_tokenizer
 from sawyer.models.precision import DTYPES
 from sawyer.trees.build import truncated_trees
@@ -42,13 +42,14 @@ class ImplicitReward:
         reference: of another with the same tokenizer; None for the reward without reference.
         free: how log-probs become a number where there is no reference.
         beta: of DPO, with a reference; `prefer` is then DPO's own probability.
-        precision, token_budget, max_tokens, chat_template, device: as for `RewardModel`.
+        precision, token_budget, max_tokens, chat_template, force, device: as for `RewardModel`.
 
     Attributes:
         truncated: completions scored so far that lost their beginning.
 
     Raises:
-        SawyerError: a model cannot be loaded, the tokenizers differ, or `free` is not known.
+        SawyerError: a model cannot be loaded, the tokenizers differ, the policy was trained with another chat template,
+            or `free` is not known.
     """
 
     def __init__(
@@ -62,18 +63,18 @@ class ImplicitReward:
         token_budget: int = 4096,
         max_tokens: int | None = None,
         chat_template: str | None = None,
+        force: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         if free not in FREE:
             raise SawyerError(f"a reward without reference can be {', '.join(FREE)}, not {free!r}")
-        tokenizer = load_tokenizer(policy)
-        if reference is not None and load_tokenizer(reference).get_vocab() != tokenizer.get_vocab():
+        self.chat = scoring_format(policy, chat_template, force=force)
+        if reference is not None and load_tokenizer(reference).get_vocab() != self.chat.tokenizer.get_vocab():
             raise SawyerError(
                 f"{policy} and its reference {reference} have different tokenizers, so their log-probs cannot be "
                 "compared; give the model that the policy was trained from"
             )
         self.name = "implicit reward" if reference is not None else f"{free} log-prob"
-        self.chat = ChatFormat(tokenizer, chat_template, default="plain")
         self.policy, *rest = (
             TreePolicy(load_policy(name, dtype=DTYPES[precision])).eval().to(device)
             for name in (policy, reference)

@@ -4,7 +4,8 @@ LLM-as-a-judge").
 `prefer` shows two answers as A and B. Which is A is a coin of the seed, the prompt and the two texts, so that a lean
 towards one position falls on chosen and rejected alike, and a swapped pair is the same question; with `both_orders` the
 judge is asked twice and the two verdicts are averaged. `score` asks for a rating from 1 to 10 of each answer by itself.
-An answer without a verdict counts as a draw, a rating that cannot be read as -1, below all others.
+An answer without a verdict counts as a draw, a rating that cannot be read as -1, below all others. So does a question
+that cannot be asked (too long, refused by a filter); one that would be answered another time is an error.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ class Judge:
         grade: what a rating is about: `quality`, or `correctness` alone.
         max_tokens: longest answer of the judge.
         seed: of the coin that says which answer is A, and of the engine.
+
+    Attributes:
+        answered: questions answered so far.
+        unread: questions so far without an answer, or whose answer held no verdict or rating.
     """
 
     name = "judge"
@@ -72,6 +77,7 @@ class Judge:
     ) -> None:
         self.engine, self.both_orders, self.grade, self.seed = engine, both_orders, grade, seed
         self.sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
+        self.answered = self.unread = 0
 
     def prefer(self, prompts: Sequence[Prompt], pairs: Sequence[tuple[str, str]]) -> list[float]:
         """P(the first of a pair is better): 1, 0 or 0.5, with both orders also 0.25 and 0.75."""
@@ -93,24 +99,27 @@ class Judge:
         results: list[list[float | None]] = [[] for _ in pairs]
         for (i, shown), answer in zip(games, self._ask(asked), strict=True):
             letter = verdict(answer)
+            self.unread += letter is None
             results[i].append(None if letter is None else float(shown["AB".index(letter)] == 0))
         return [result or [None] for result in results]
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]]) -> list[list[float]]:
         """A rating of each completion, 1 to 10, or -1."""
+        return self.rate(prompts, completions, [self.grade] * len(prompts))
+
+    def rate(
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], grades: Sequence[Grade]
+    ) -> list[list[float]]:
+        """`score`, of each prompt by a `grade` of its own."""
         asked = [
-            rating_prompt(prompt.prompt, text, self.grade)
-            for prompt, own in zip(prompts, completions, strict=True)
+            rating_prompt(prompt.prompt, text, grade)
+            for prompt, own, grade in zip(prompts, completions, grades, strict=True)
             for text in own
         ]
-        ratings = iter([rating(answer) for answer in self._ask(asked)])
+        rated = [rating(answer) for answer in self._ask(asked)]
+        self.unread += rated.count(UNREADABLE)
+        ratings = iter(rated)
         return [[next(ratings) for _ in own] for own in completions]
-
-    def grading(self, grade: Grade) -> Judge:
-        """The same judge, whose ratings are about something else."""
-        return Judge(
-            self.engine, both_orders=self.both_orders, grade=grade, max_tokens=self.sampling.max_tokens, seed=self.seed
-        )
 
     def _orders(self, prompt: Prompt, pair: tuple[str, str]) -> list[tuple[int, int]]:
         """Which of the pair are shown as A and B, in each game. The same for the pair and for the swapped pair."""
@@ -125,13 +134,20 @@ class Judge:
         """The judge's answers; what it could not answer is empty.
 
         Raises:
-            SawyerError: it could answer nothing at all.
+            SawyerError: it has answered nothing so far, or would answer something another time: an outage is no draw.
         """
         if not prompts:
             return []
         answers = self.engine.generate(prompts, self.sampling, 1, seed=self.seed, keep_failed=True)
-        if all(own[0].error is not None for own in answers):
+        self.answered += sum(own[0].error is None for own in answers)
+        if not self.answered:
             raise SawyerError(f"the judge answered none of {len(prompts)} questions; the first: {answers[0][0].error}")
+        later = [own[0].error for own in answers if own[0].again]
+        if later:
+            raise SawyerError(
+                f"the judge left {len(later)} of {len(prompts)} questions for another time; the first: {later[0]}; run "
+                "the same again later"
+            )
         return [own[0].text for own in answers]
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt
 from sawyer.feedback.protocol import Feedback
 from sawyer.feedback.reward_model import RewardModel, regrouped, within_context
-from sawyer.models.load import load_body, load_tokenizer
+from sawyer.feedback.template import scoring_format
+from sawyer.models.load import load_body
 from sawyer.models.locate import MULTI_OBJECTIVE, locate
 from sawyer.models.multi_objective import MultiObjectiveHead
 from sawyer.models.precision import DTYPES
@@ -29,6 +29,7 @@ class MultiObjectiveReward:
         token_budget: tokens in one forward pass.
         max_tokens: a longer prompt and completion loses its beginning; None cuts nothing.
         chat_template: a template by name or as Jinja text; the tokenizer's own (else `plain`) when left out.
+        force: take a chat template although the model was trained with another.
         device: where the decoder computes.
 
     Attributes:
@@ -45,9 +46,10 @@ class MultiObjectiveReward:
         token_budget: int = 4096,
         max_tokens: int | None = None,
         chat_template: str | None = None,
+        force: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.chat = ChatFormat(load_tokenizer(name), chat_template, default="plain")
+        self.chat = scoring_format(name, chat_template, force=force)
         self.model = TreeDecoder(load_body(name, dtype=DTYPES[precision])).to(device).eval()
         self.head = MultiObjectiveHead.load(locate(name))
         self.token_budget = token_budget
@@ -91,12 +93,13 @@ def open_reward_model(
     token_budget: int = 4096,
     max_tokens: int | None = None,
     chat_template: str | None = None,
+    force: bool = False,
     device: torch.device | str = "cpu",
 ) -> Feedback:
     """The reward model in a folder, whichever kind it is: of many attributes, or with one score.
 
     Raises:
-        SawyerError: it is none, or cannot be loaded.
+        SawyerError: it is none, cannot be loaded, or was trained with another chat template.
     """
     kind: Callable[..., Feedback] = MultiObjectiveReward if (locate(name) / MULTI_OBJECTIVE).is_file() else RewardModel
     return kind(
@@ -105,5 +108,6 @@ def open_reward_model(
         token_budget=token_budget,
         max_tokens=max_tokens,
         chat_template=chat_template,
+        force=force,
         device=device,
     )

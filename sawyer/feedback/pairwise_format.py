@@ -58,7 +58,7 @@ def first_wins(logp_a: float, logp_b: float) -> float:
 
 def both_orders(forth: float, back: float) -> float:
     """P(a beats b) from `first_wins` of the question (a, b) and of (b, a): their mean, so that a swap gives 1 - P."""
-    return (forth + 1 - back) / 2
+    return 0.5 + (forth - back) / 2  # so written, a model that sees the position alone gives 1/2 exactly
 
 
 def chosen_is_first(record: Comparison, seed: int) -> bool:

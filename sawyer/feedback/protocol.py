@@ -10,6 +10,9 @@ from typing import Protocol, runtime_checkable
 
 from sawyer.data.records import Prompt
 
+SURE = 30.0
+"""The largest difference in score that is read off a probability: sigmoid(30) is 1 to 13 digits."""
+
 
 @runtime_checkable
 class Feedback(Protocol):
@@ -36,6 +39,13 @@ def prefer(feedback: Feedback, prompts: Sequence[Prompt], pairs: Sequence[tuple[
 
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def logit(p: float) -> float:
+    """The score difference that says p: the inverse of `sigmoid`, at most `SURE` either way, as a p may round to 1."""
+    if p <= 0 or p >= 1:
+        return math.copysign(SURE, p - 0.5)
+    return max(-SURE, min(SURE, math.log(p) - math.log1p(-p)))
 
 
 def uniform(*what: object) -> float:

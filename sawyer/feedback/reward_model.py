@@ -10,6 +10,7 @@ from sawyer.data.chat import ChatFormat
 from sawyer.data.pair_format import PairFormat
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
+from sawyer.feedback.template import check_reading
 from sawyer.models.load import load_bi_encoder, load_sequence_classifier, load_tokenizer, model_kind
 from sawyer.models.precision import DTYPES
 from sawyer.trees.build import encoder_tree, truncated_trees
@@ -32,13 +33,15 @@ class RewardModel:
         max_tokens: a decoder's longer prompt and completion loses its beginning, and None cuts nothing; an encoder's is
             cut longest first.
         chat_template: of a decoder, by name or as Jinja text; the tokenizer's own (else `plain`) when left out.
+        force: take a chat template although the model was trained with another.
         device: where it computes.
 
     Attributes:
         truncated: completions scored so far that lost something; of a bi-encoder sequences, prompts among them.
 
     Raises:
-        SawyerError: the model cannot be loaded or is no such reward model, or an encoder is given a chat template.
+        SawyerError: the model cannot be loaded or is no such reward model, was trained with another chat template, or
+            is an encoder and given one.
     """
 
     name = "reward model"
@@ -51,11 +54,11 @@ class RewardModel:
         token_budget: int = 4096,
         max_tokens: int | None = None,
         chat_template: str | None = None,
+        force: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
-        kind, dtype, tokenizer = model_kind(name), DTYPES[precision], load_tokenizer(name)
-        if kind != "decoder" and chat_template is not None:
-            raise SawyerError(f"{name} is an encoder, which reads texts without a chat template; leave it out")
+        chat = check_reading(name, chat_template, force=force)
+        kind, dtype = model_kind(name), DTYPES[precision]
         self.form: ChatFormat | PairFormat
         self.model: TreeReward | CrossEncoderReward | BiEncoderReward
         if kind == "bi":
@@ -64,9 +67,10 @@ class RewardModel:
             classifier = load_sequence_classifier(name, dtype=dtype)
             self.model = TreeReward(classifier) if kind == "decoder" else CrossEncoderReward(classifier)
         self.max_tokens = within_context(max_tokens, self.model)
-        if kind == "decoder":
-            self.form = ChatFormat(tokenizer, chat_template, default="plain")
+        if chat is not None:
+            self.form = chat
         else:
+            tokenizer = load_tokenizer(name)
             limit = min(tokenizer.model_max_length, self.max_tokens or self.model.context or 1 << 16)
             self.form = PairFormat(tokenizer, limit, apart=kind == "bi")
         self.model.to(device).eval()

@@ -92,6 +92,30 @@ def test_near_duplicates_stay_together_and_evaluation_prompts_go(command):
     assert figures["train"] + figures["test"] == 40
 
 
+def test_a_set_that_was_built_is_what_another_is_checked_against(command):
+    command("build", "shp", "--path", "shp.jsonl", "--out", "made", "--set", "limit=10")
+    code, out, err = command("build", "shp", "--path", "shp.jsonl", "--out", "rest", "--against", "made", "--json")
+    assert code == 0, err
+    assert json.loads(out)["train"] == 30
+    code, _, err = command("build", "shp", "--path", "shp.jsonl", "--out", "none", "--against", "shp.jsonl")
+    assert code == 2
+    assert "no row of shp.jsonl has a prompt" in err
+    write_records("eval.jsonl", read_records("made/train.jsonl") + read_records("rest/train.jsonl"))
+    code, _, err = command("build", "shp", "--path", "shp.jsonl", "--out", "none", "--against", "eval.jsonl")
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "error: part 'train': all 40 records overlap with the evaluation prompts; these are the same data",
+    )
+
+
+def test_a_set_may_be_built_in_the_folder_one_stands_in(command, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    code, _, err = command("build", "shp", "--path", tmp_path / "shp.jsonl", "--out", ".")
+    assert code == 0, err
+    assert sorted(file.name for file in (tmp_path / "here").iterdir()) == ["data.json", "train.jsonl"]
+
+
 def test_a_recipes_data_stage_is_built_as_a_run_of_it_would(command):
     source = "{source: shp, path: shp.jsonl}"
     Path("r.yaml").write_text(
@@ -189,6 +213,24 @@ def test_files_of_others_are_counted_under_their_name(command):
     assert rows[0]["labelled_by"] == {"not said": 1}
 
 
+def test_what_cannot_be_used_is_said_and_names_are_shown_as_text(command):
+    good = [
+        {"prompt": f"Why {i}?", "chosen": "Because.", "rejected": "No.", "info": {"source": "a\x1b[31m"}}
+        for i in range(30)
+    ]
+    layouts.write(Path(), [*good, {"prompt": "Why?", "chosen": "Because."}], "own.jsonl")
+    for verb in (
+        ("stats", "--tokenizer", "words"),
+        ("show",),
+        ("check", "--against", "shp.jsonl", "--field", "history"),
+    ):
+        code, out, err = command(verb[0], "own.jsonl", *verb[1:])
+        assert code == 0, err
+        assert "own.jsonl: dropped 1: `rejected` is missing" in err
+        assert "\x1b" not in out
+    assert "a\\x1b[31m" in command("stats", "own.jsonl", "--tokenizer", "words")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -236,6 +278,15 @@ def test_show_prints_so_many_and_rankings_by_rank(command):
     )
     code, _, err = command("show", "made", "--n", 0)
     assert (code, err) == (2, "error: --n is 0: show at least one record\n")
+
+
+def test_show_reads_no_more_than_it_shows(command):
+    row = json.dumps({"prompt": "Why?", "chosen": "Because.", "rejected": "No."}) + "\n"
+    Path("own.jsonl").write_text(row * 5000 + '{"prompt": "Wh')
+    code, out, err = command("show", "own.jsonl", "--n", 2)
+    assert code == 0, err
+    assert out.count("comparison") == 2
+    assert "ends in the middle of line 5001" in command("stats", "own.jsonl", "--tokenizer", "words")[2]
 
 
 def test_control_characters_are_written_out():

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from sawyer.apps import evaluate_pairs
 from sawyer.data.files import write_rows
+from sawyer.data.records import Prompt
+from sawyer.evals.reward_models import fit_temperature
+from sawyer.feedback.reward_model import RewardModel
 from sawyer.models.load import load_sequence_classifier, load_tokenizer
 from sawyer.models.save import save_model
 
@@ -45,10 +49,20 @@ def figures(command):
 
 
 @pytest.fixture
-def reward(saved_policy, tmp_path):
-    source = saved_policy("llama")
-    model = load_sequence_classifier(source, fresh_head=True, seed=1)
-    return str(save_model(model, load_tokenizer(source), tmp_path / "reward"))
+def saved_reward(saved_policy, tmp_path):
+    """The folder of a tiny reward model; a seed gives another head."""
+
+    def save(seed=1):
+        source = saved_policy("llama")
+        model = load_sequence_classifier(source, fresh_head=True, seed=seed)
+        return str(save_model(model, load_tokenizer(source), tmp_path / f"reward-{seed}"))
+
+    return save
+
+
+@pytest.fixture
+def reward(saved_reward):
+    return saved_reward()
 
 
 def test_a_model_that_counts_characters_is_seen_through(figures):
@@ -77,10 +91,62 @@ def test_a_reward_model(figures, reward):
     assert alone["margin"]["mean"] == pytest.approx(found["margin"]["mean"], abs=1e-4)
 
 
+def test_the_temperature_may_come_from_other_pairs(figures, reward):
+    rows = [{"prompt": f"Other {i}?", "chosen": GOOD, "rejected": f"No idea {i}."} for i in range(9)]
+    write_rows("other.jsonl", rows)
+    found = figures("--model", reward, "--calibrate", "other.jsonl", "--out", "a.json")
+    calibration = found["calibration"]
+    assert (calibration["fitted_on"], calibration["measured_on"], found["calibrate"]) == (9, 12, "other.jsonl")
+    scores = RewardModel(reward).score([Prompt(row["prompt"]) for row in rows], [[GOOD, r["rejected"]] for r in rows])
+    assert calibration["temperature"] == pytest.approx(fit_temperature([a - b for a, b in scores]), rel=0.01)
+    assert not [path for path in Path().iterdir() if path.name.startswith(".")]
+
+
+def test_the_table_says_what_the_temperature_was_measured_on(command):
+    write_rows("other.jsonl", [{"prompt": f"{i}?", "chosen": GOOD, "rejected": "No."} for i in range(4)])
+    asked = ("--data", "pairs.jsonl", "--scorer", "length", "--no-probes")
+    assert "ECE on half, divided by T" in command(*asked)[1]
+    assert "ECE, divided by T" in command(*asked, "--calibrate", "other.jsonl")[1]
+
+
 def test_a_pairwise_model_is_asked_about_every_pair(figures, saved_policy):
     found = figures("--model", saved_policy("llama"), "--scorer", "pairwise")
     assert found["probes"]["empty"]["accuracy"]["n"] == 12
     assert 0 <= found["accuracy"]["mean"] <= 1
+
+
+def test_what_an_ensemble_says_of_pairs_does_not_depend_on_probes(figures, saved_reward):
+    models = ("--model", saved_reward(1), "--model", saved_reward(2), "--ensemble", "mean")
+    with_probes, without = figures(*models), figures(*models, "--no-probes")
+    assert with_probes["margin"]["mean"] == pytest.approx(without["margin"]["mean"], abs=1e-4)
+    assert with_probes["log_loss"]["mean"] == pytest.approx(without["log_loss"]["mean"], abs=1e-4)
+
+
+def test_a_policys_beta_makes_its_probabilities(figures, saved_policy):
+    policy = ("--model", saved_policy("llama", 1), "--reference", saved_policy("llama", 2), "--no-probes")
+    whole, tenth = figures(*policy), figures(*policy, "--beta", 0.1)
+    assert tenth["accuracy"] == whole["accuracy"]
+    assert tenth["margin"]["mean"] == pytest.approx(0.1 * whole["margin"]["mean"], rel=1e-3, abs=1e-4)
+
+
+def test_scores_are_kept_until_everything_is_written(command, reward, monkeypatch):
+    score, calls, page = RewardModel.score, [], evaluate_pairs.page
+
+    def counted(self, prompts, completions):
+        calls.append(len(prompts))
+        return score(self, prompts, completions)
+
+    def no_plot(result):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RewardModel, "score", counted)
+    monkeypatch.setattr(evaluate_pairs, "page", no_plot)
+    options = ("--data", "pairs.jsonl", "--model", reward, "--page", "a.html")
+    assert command(*options)[0] == 130
+    monkeypatch.setattr(evaluate_pairs, "page", page)
+    assert command(*options)[0] == 0
+    assert calls == [12]
+    assert not [path for path in Path().iterdir() if path.name.startswith(".")]
 
 
 def test_samples_give_the_heat_map_of_reward_and_length(figures):
@@ -116,6 +182,11 @@ MISTAKES = {
     "a judge": (["--model", "POLICY", "--scorer", "judge"], "verdicts are neither"),
     "samples of pairs": (["--model", "POLICY", "--scorer", "pairwise", "--samples", "s.jsonl"], "--samples needs"),
     "no samples": (["--scorer", "length", "--samples", "pairs.jsonl"], "has no `prompt` and `samples`"),
+    "fitted on the test": (["--scorer", "length", "--calibrate", "pairs.jsonl"], "12 prompts of --data stand in"),
+    "a scale of its own": (
+        ["--model", "POLICY", "--model", "POLICY", "--scorer", "pairwise", "--ensemble", "mean", "--calibrate", "a"],
+        "--calibrate is for single models",
+    ),
     "no such file": (["--scorer", "length", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
     "not html": (["--scorer", "length", "--page", "a.json"], "must end with .html"),
 }

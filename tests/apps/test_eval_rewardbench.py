@@ -13,7 +13,7 @@ from sawyer.feedback.pairwise import PairwiseModel
 from sawyer.feedback.reward_model import RewardModel
 from sawyer.models.load import load_bi_encoder, load_sequence_classifier, load_tokenizer
 from sawyer.models.save import save_model
-from tests.rollout.chat_server import KEY, completion
+from tests.rollout.chat_server import KEY, completion, refusal
 
 LONG, SHORT = "A long walk through the old town.", "No."
 
@@ -80,6 +80,12 @@ def test_choosing_the_longer_is_right_where_the_longer_is(bench):
     assert (result["ties"], result["model"], result["version"]) == ("wrong", "length", 1)
     assert json.loads(Path("length.json").read_text()) == result
     assert bench("--scorer", "shorter")["sections"] == {"Chat": 0.0, "Safety": 1.0}
+
+
+def test_a_rule_of_the_text_scores(bench):
+    result = bench("--scorer", "rule", "--rule", "length", "--out", "a.json")
+    assert (result["scorer"], result["model"], result["sections"]) == ("rule", "length", {"Chat": 1.0, "Safety": 0.0})
+    assert result["protocol"] == {"scorer": "rule", "rule": "length"}
 
 
 def test_the_scores_of_every_row_lie_beside_the_result(bench):
@@ -181,6 +187,9 @@ def test_a_policy_scores_against_its_reference_or_by_itself(bench, saved_policy)
     implicit = ImplicitReward(policy, reference)
     wanted = expected(lambda prompt, a, b: implicit.score([prompt], [[a, b]])[0])
     assert saved_rows("a.rows.jsonl")[0]["scores"] == pytest.approx(wanted[0], abs=1e-3)
+    found = bench("--model", policy, "--reference", reference, "--beta", 0.1, "--out", "c.json")
+    assert found["protocol"]["beta"] == 0.1
+    assert saved_rows("c.rows.jsonl")[0]["scores"] == pytest.approx([0.1 * score for score in wanted[0]], abs=1e-3)
     free = bench("--model", policy, "--scorer", "dpo-ref-free", "--ref-free", "norm", "--out", "b.json")
     assert free["protocol"]["ref_free"] == "norm"
     assert all(score < 0 for row in saved_rows("b.rows.jsonl") for score in row["scores"])
@@ -237,6 +246,28 @@ def test_a_killed_evaluation_goes_on(bench, command, saved_reward, monkeypatch):
     assert not [path for path in Path().iterdir() if path.name.startswith(".")]
 
 
+def test_an_evaluation_may_go_on_with_more_rows_at_a_time(bench, command, saved_reward, monkeypatch):
+    model = saved_reward()
+    whole = bench("--model", model, "--out", "whole.json")
+    score, calls = RewardModel.score, []
+
+    def killed(self, prompts, completions):
+        calls.append(len(prompts))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(self, prompts, completions)
+
+    monkeypatch.setattr(RewardModel, "score", killed)
+    for chunk in (2, 3):
+        monkeypatch.setattr("sawyer.apps.scorers.CHUNK", chunk)
+        code, _, _ = command("rewardbench", "--data", "bench.jsonl", "--model", model, "--out", "a.json")
+        assert code == (130 if chunk == 2 else 0)
+    assert calls == [2, 2, 2, 3, 3, 1]
+    for a, b in zip(saved_rows("a.rows.jsonl"), saved_rows("whole.rows.jsonl"), strict=True):
+        assert a["scores"] == pytest.approx(b["scores"], abs=1e-4)
+    assert json.loads(Path("a.json").read_text())["subsets"].keys() == whole["subsets"].keys()
+
+
 # --- judges -----------------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +293,26 @@ def test_a_judge_without_a_verdict_gets_one_half(bench, serve):
     server = serve(lambda request: completion("I would rather not say."))
     result = bench("--endpoint", server.url, "--model", "m")
     assert (result["overall"], result["ties"]) == (0.5, "half")
+    assert result["unread"] == 7
+
+
+def test_an_outage_is_no_draw_and_what_was_answered_is_not_asked_again(bench, command, serve):
+    down = ["Question 1?"]
+
+    def answer(request):
+        text = request["messages"][-1]["content"]
+        return refusal(500, "oops") if any(question in text for question in down) else longer(request)
+
+    server = serve(answer)
+    judge = ("--endpoint", server.url, "--model", "m", "--retries", 0, "--out", "a.json")
+    code, out, err = command("rewardbench", "--data", "bench.jsonl", *judge)
+    assert (code, out) == (2, "")
+    assert "left 2 of 7 questions for another time" in err
+    assert not Path("a.json").exists()
+    down.clear()
+    server.requests.clear()
+    assert bench(*judge)["sections"] == {"Chat": 1.0, "Safety": 0.0}
+    assert len(server.requests) == 1
 
 
 def test_a_local_judge(bench, saved_policy):
@@ -331,13 +382,14 @@ def test_the_leaderboard_takes_result_files(bench, command):
 # --- mistakes ---------------------------------------------------------------------------------------------------------
 
 MISTAKES = {
-    "nothing to score with": ([], "give --model, or one of the baselines"),
+    "nothing to score with": ([], "give --model, or a scorer that needs none"),
     "no such scorer": (["--scorer", "magic"], "--scorer"),
     "a baseline with a model": (["--scorer", "length", "--model", "POLICY"], "needs no model"),
     "a language model": (["--model", "POLICY"], "is a language model and not a reward model"),
     "no head": (["--model", "POLICY", "--scorer", "classifier"], "without a head that scores"),
     "dpo without reference": (["--model", "POLICY", "--scorer", "dpo"], "needs --reference"),
     "a reference for nothing": (["--scorer", "length", "--reference", "POLICY"], "--reference is for --scorer dpo"),
+    "a beta for nothing": (["--scorer", "length", "--beta", "0.1"], "--beta is for --scorer dpo"),
     "an ensemble of one": (["--model", "POLICY", "--scorer", "pairwise", "--ensemble", "mean"], "at least two models"),
     "two models": (["--model", "POLICY", "--model", "POLICY", "--scorer", "pairwise"], "--ensemble"),
     "the least of preferences": (
@@ -350,6 +402,22 @@ MISTAKES = {
     ),
     "no endpoint": (["--scorer", "length", "--concurrency", "3"], "give --endpoint too"),
     "a cache for nothing": (["--scorer", "length", "--cache", "c"], "give --endpoint too"),
+    "a rule without a name": (["--scorer", "rule"], "give --rule"),
+    "a rule for nothing": (["--scorer", "length", "--rule", "nouns"], "--rule is for --scorer rule"),
+    "words for nothing": (
+        ["--scorer", "rule", "--rule", "nouns", "--words", "a"],
+        "--words is for --rule bag_of_words",
+    ),
+    "a bag without words": (["--scorer", "rule", "--rule", "bag_of_words"], "needs a list of words"),
+    "force for nothing": (["--model", "POLICY", "--scorer", "pairwise", "--force"], "--force is for --chat-template"),
+    "another template": (
+        ["--model", "POLICY", "--scorer", "pairwise", "--chat-template", "plain"],
+        "was trained with another chat template",
+    ),
+    "another template for a judge": (
+        ["--model", "POLICY", "--scorer", "judge", "--chat-template", "plain"],
+        "was trained with another chat template",
+    ),
     "both orders for nothing": (["--scorer", "length", "--both-orders"], "--both-orders is for --scorer judge"),
     "no such ties": (["--scorer", "length", "--ties", "often"], "choose wrong or half"),
     "no such version": (["--scorer", "length", "--version", "3"], "versions 1 and 2"),

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import __main__ as everything
-from benchmarks import generators, measure, rollout
+from benchmarks import generators, measure, rollout, scoring
 from sawyer.rollout.cohorts import Limits
 
 with_ctranslate2 = pytest.mark.skipif(
@@ -73,7 +73,8 @@ def made_up(monkeypatch):
             name += f"-{job['layout'][0]}x{job['layout'][1]}-{job['sequences']}"
         return {
             "seconds": [100 / made_up.speed.get(name, 10.0)], "tokens": [100], "flops": 1e8, "memory_bytes": 130,
-            "needed_bytes": 100, "tokenizer_bytes": 20, "completions": made_up.completions.get(job["contender"], [[1, 2]]),
+            "needed_bytes": 100, "tokenizer_bytes": 20,
+            "completions": made_up.completions.get(job["contender"], [[1, 2]]),
         }  # fmt: skip
 
     monkeypatch.setattr(measure, "in_own_process", answer)
@@ -185,7 +186,12 @@ def test_all_benchmarks_are_run(monkeypatch):
     ran = []
     monkeypatch.setattr(everything, "main", lambda task, arguments: ran.append((task, arguments)) or 0)
     monkeypatch.setattr(rollout, "main", lambda arguments: ran.append(("rollout", arguments)) or 1)
+    monkeypatch.setattr(scoring, "main", lambda arguments: ran.append(("scoring", arguments)) or 0)
     assert everything.run_all(["--pairs", "64", "--rounds", "1", "--data", "hh.jsonl"]) == 1
-    assert [task for task, _ in ran] == ["dpo", "dpo", "reward", "reward", "sft", "sft", "rollout", "rollout"]
+    training = ["dpo", "dpo", "reward", "reward", "sft", "sft", "reward", "reward"]
+    assert [task for task, _ in ran] == [*training, "scoring", "scoring", "rollout", "rollout"]
     assert ran[0][1][:2] == ["--pairs", "64"]
+    assert ran[7][1][-4:-2] == ["--ranking", "7"]
+    files = [arguments[arguments.index("--json") + 1] for _, arguments in ran]
+    assert len(set(files)) == len(files)
     assert ran[-1][1][:6] == ["--data", "hh.jsonl", "--rounds", "1", "--peer", "ctranslate2"]

@@ -41,12 +41,11 @@ def test_every_turn_of_the_user_counts_and_no_answer_does():
     assert [found.record for found in overlaps([talk, asked], index(LONG))] == [1]
 
 
-def test_overlapping_records_are_dropped(tmp_path):
-    (tmp_path / "a.txt").write_text(LONG + "\n")
+def test_overlapping_records_are_dropped():
     records = [Prompt((user("What is a fjord?"),)), Prompt((user(LONG),))]
-    assert without_overlaps(records, [tmp_path / "a.txt"], 13) == (records[:1], 1)
+    assert without_overlaps(records, index(LONG)) == (records[:1], 1)
     with pytest.raises(SawyerError, match="all 1 records overlap"):
-        without_overlaps(records[1:], [tmp_path / "a.txt"], 13)
+        without_overlaps(records[1:], index(LONG))
 
 
 def test_evaluation_prompts_are_read_from_every_kind_of_file(tmp_path):
@@ -83,3 +82,20 @@ def test_files_without_prompts_are_refused(tmp_path):
     (tmp_path / "b.csv").write_bytes(b"prompt\n\xff\n")
     with pytest.raises(SawyerError, match="not UTF-8"):
         evaluation_prompts(tmp_path / "b.csv")
+
+
+def test_a_table_with_more_cells_than_names_is_one_sentence(tmp_path):
+    (tmp_path / "a.csv").write_text("# dataset_version=1\nobjective,answer\nWhy?,Because.\n")
+    with pytest.raises(SawyerError, match=r"has a prompt in any of the fields .*: # dataset_version=1, None\)"):
+        evaluation_prompts(tmp_path / "a.csv")
+
+
+def test_of_dialogues_only_what_people_say_counts(tmp_path):
+    asked = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nAssistant:"
+    rows = [
+        {"chosen": f"{asked} Because.", "rejected": f"{asked} No."},
+        {"text": [f"{asked} Because.", f"{asked} No."]},
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+    ]
+    write_rows(tmp_path / "a.jsonl", rows)
+    assert [prompt.text for prompt in evaluation_prompts(tmp_path / "a.jsonl")] == ["Hi\nWhy?", "Hi\nWhy?", "Hi"]

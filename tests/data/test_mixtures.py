@@ -125,6 +125,7 @@ def test_errors_of_a_part_name_it(folder):
         ({}, "give either `name` or `parts`"),
         ({"name": "mix1", "parts": [{"data": {"source": "shp"}}]}, "give either `name` or `parts`"),
         ({"parts": [{"data": {"source": "shp"}}], "folder": "x"}, "belong to a mixture by `name`"),
+        ({"parts": [{"data": {"source": "shp"}}], "max_bad": 0.5}, "belong to a mixture by `name`"),
         ({"parts": [{"data": {"source": "mixture", "name": "mix1"}}]}, "does not match any of the expected tags"),
         ({"parts": [{"data": {"source": "shp"}, "weight": 2}]}, "less than or equal to 1"),
         ({"name": "mix3"}, "'mix1' or 'mix2'"),
@@ -133,3 +134,20 @@ def test_errors_of_a_part_name_it(folder):
 def test_a_mixture_that_makes_no_sense_is_refused(wrong, problem):
     with pytest.raises(ValidationError, match=problem):
         settings({"source": "mixture", **wrong})
+
+
+def test_the_share_of_bad_rows_holds_for_each_set_of_a_name(folder):
+    layouts.write(folder, [*ROWS["shp"], {"post_id": "x"}, {"post_id": "y"}], "shp.jsonl")
+    mixture = {"source": "mixture", "name": "mix1", "folder": str(folder)}
+    with pytest.raises(SawyerError, match=r"^shp: .*2 of 12 rows cannot be used, more than the share of 0\.1"):
+        load_source(settings(mixture))
+    assert by_source(load_source(settings({**mixture, "max_bad": 0.2}))[0])["shp"] == 10
+
+
+def test_what_is_not_drawn_of_two_parts_of_one_source_adds_up(folder):
+    layouts.write(folder, [layouts.shp(post=f"q{i}") for i in range(10)], "more.jsonl")
+    parts = [
+        {"data": {"source": "shp", "path": str(folder / name)}, "weight": 0.5} for name in ("shp.jsonl", "more.jsonl")
+    ]
+    records, report = load_source(settings({"source": "mixture", "parts": parts}))
+    assert (len(records), report.dropped) == (10, {"shp: not drawn": 10})

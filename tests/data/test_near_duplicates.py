@@ -57,6 +57,13 @@ def test_prompts_without_words_are_near_duplicates_only_of_themselves():
     assert groups([], 0.8) == []
 
 
+@pytest.mark.timeout(30)  # a second, where comparing all of them would take minutes
+def test_thousands_of_prompts_of_one_template_are_one_group_and_soon_found():
+    template = " ".join(f"word{i}" for i in range(100))
+    records = [prompt(f"{template} {i} and then {i * 7}") for i in range(6000)]
+    assert set(groups(records, 0.8)) == {0}
+
+
 def test_an_impossible_threshold_is_refused():
     for threshold in (0, 1.2):
         with pytest.raises(SawyerError, match="must be above 0 and at most 1"):

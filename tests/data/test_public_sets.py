@@ -5,11 +5,13 @@ All rows are invented.
 
 import gzip
 import json
+import weakref
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sawyer.data.public.catalog import PUBLIC_SETS
+from sawyer.data.files import RawRow
+from sawyer.data.public.catalog import PUBLIC_SETS, read_public
 from sawyer.data.records import Comparison, assistant, user
 from sawyer.data.sources import SourceSettings, load_source
 from sawyer.errors import SawyerError
@@ -255,6 +257,10 @@ def test_summaries_are_answers_to_a_post_or_an_article(load):
     assert load("summarize", [summary(), article], articles=False)[1].dropped == {"the text is an article": 1}
     sure = [summary(confidence=9), summary(confidence=2, title="B"), summary(title="C")]
     assert load("summarize", sure, min_confidence=5)[1].kept == 1
+    mixed = [summary(), {**summary(title="B"), "split": "valid1"}, {**summary(title="C"), "split": "valid2"}]
+    kept = {split: load("summarize", mixed, split=split)[1] for split in ("train", "validation", "valid2")}
+    assert {split: report.kept for split, report in kept.items()} == {"train": 1, "validation": 2, "valid2": 1}
+    assert kept["train"].dropped == {"the comparison is of another split": 2}
 
 
 def test_webgpt_drops_answers_that_nobody_preferred(load):
@@ -334,7 +340,7 @@ def test_oasst_messages_as_on_the_hub_give_what_trees_give(load):
     assert load("oasst", messages)[0] == load("oasst", [tree()])[0]
     records, report = load("oasst", [*messages, message("x", "Lost", parent="nowhere")])
     assert len(records) == 2
-    assert report.dropped["the message that it answers is missing"] == 1
+    assert report.dropped["a message before it is missing"] == 1
 
 
 def test_oasst_ties_and_messages_of_the_same_side_are_bad(load):
@@ -345,6 +351,45 @@ def test_oasst_ties_and_messages_of_the_same_side_are_bad(load):
     assert len(records) == 2
     assert report.dropped["the ranking has ties"] == 1
     assert report.dropped["a message is answered by its own side"] == 1
+
+
+def test_oasst_rankings_with_holes_are_bad_unless_the_answer_was_deleted(load):
+    def asked(*ranks, deleted=()):
+        answers = [message(f"a{rank}", f"Answer {rank}", rank=rank, deleted=rank in deleted) for rank in ranks]
+        return {"prompt": message(f"q{ranks}", f"Why {ranks}?", "prompter", replies=answers)}
+
+    records, report = load("oasst", [asked(0, 1, 2, deleted=[1]), asked(0, 2), asked(1, 2)], max_bad=1)
+    assert [record.completions for record in records] == [("Answer 0", "Answer 2")]
+    assert report.dropped == {"the ranking has holes": 2}
+    with pytest.raises(SawyerError, match=r"1 of 2 rows cannot be used, .*the ranking has holes"):
+        load("oasst", [asked(0, 1), asked(0, 2)])
+
+
+def test_oasst_messages_that_answer_each_other_or_are_there_twice_are_bad(load):
+    prompt = message("root", "Why?", "prompter")
+    answers = [message("a", "A", rank=0, parent="root"), message("b", "B", rank=1, parent="root")]
+    loop = [message("c", "C", parent="d"), message("d", "D", "prompter", parent="c"), message("e", "E", parent="e")]
+    again = [message("root", "C", parent="root"), message("a", "D", rank=2, parent="root")]
+    lost = [message("x", "X", "prompter", parent="nowhere"), message("y", "Y", parent="x")]
+    records, report = load("oasst", [prompt, *answers, *loop, *again, *lost, message("z", "Z")], max_bad=1)
+    assert [record.completions for record in records] == [("A", "B")]
+    assert report.dropped == {
+        "a message before it is missing": 5,
+        "a message with this `message_id` was there before": 2,
+        "the conversation starts with a turn of the assistant": 1,
+    }
+    nested = message("root", "Hm.", replies=[message("root", "So?", "prompter", replies=[message("a", "Z")])])
+    assert load("oasst", [{**prompt, "replies": [nested]}, *answers], max_bad=1)[0][0].prompt == (user("Why?"),)
+
+
+def test_oasst_threads_may_be_long(load):
+    roles = ("prompter", "assistant")
+    thread = [message("0", "Turn 0", "prompter")]
+    thread += [message(str(i), f"Turn {i}", roles[i % 2], parent=str(i - 1), rank=0) for i in range(1, 3000)]
+    last = message("last", "Another end", parent="2998", rank=1)
+    (record,), _ = load("oasst", [*thread, last])
+    assert record.completions == ("Turn 2999", "Another end")
+    assert len(record.prompt) == 2999
 
 
 # --- GPT-4-LLM --------------------------------------------------------------------------------------------------------
@@ -378,6 +423,10 @@ def test_gpt4_llm_needs_its_file():
 # --- bad rows and where rows come from --------------------------------------------------------------------------------
 
 
+def good_orca():
+    return orca([9.0, 7.0])
+
+
 @pytest.mark.parametrize(
     ("source", "good", "bad", "reason"),
     [
@@ -387,6 +436,8 @@ def test_gpt4_llm_needs_its_file():
         ("shp", shp, {"human_ref_A": "Short answer."}, "two completions are the same text"),
         ("shp", shp, {"score_A": "many"}, "`score_A` is not a number"),
         ("shp", shp, {"score_A": True}, "`score_A` is not a number"),
+        ("shp", shp, {"score_A": 10**400}, "`score_A` is not a number"),
+        ("shp", shp, {"score_A": "inf"}, "`score_A` is not a finite number"),
         ("shp", shp, {"labels": 2}, "`labels` is none of 0, 1"),
         ("pku", pku, {"is_response_0_safe": "no"}, "`is_response_0_safe` is neither true nor false"),
         ("pku", pku, {"safer_response_id": None}, "`safer_response_id` is missing"),
@@ -398,6 +449,19 @@ def test_gpt4_llm_needs_its_file():
             "two turns of the user follow each other",
         ),
         ("ultrainteract", interact, {"rejected": "It is 2."}, "two completions are the same text"),
+        ("pku", pku, {"response_0_severity_level": {"a": 1}}, "`response_0_severity_level` is not a number"),
+        ("orca", good_orca, {"rating": "high"}, "`rating` is not a list"),
+        ("orca", good_orca, {"rating": [9.0, "x"]}, "`rating` is not a number"),
+        ("orca", good_orca, {"rating": [9.0, "inf"]}, "`rating` is not a finite number"),
+        (
+            "oasst",
+            tree,
+            {"prompt": {**message("x", "Hm?", "prompter"), "replies": {"a": 1}}},
+            "`replies` is not a list",
+        ),
+        ("oasst", tree, {"prompt": message("x", "Why?", "prompter", replies=["a"])}, "a reply is not an object"),
+        ("summarize", summary, {"info": "none"}, "`info` is missing or not an object"),
+        ("webgpt", lambda: webgpt(0.5), {"question": "Why?"}, "`question` is missing or not an object"),
         ("capybara", capybara, {"rejected": []}, "`rejected` does not end with an answer"),
         (
             "capybara",
@@ -482,3 +546,46 @@ def test_the_hub_is_asked_where_each_set_lies(monkeypatch):
             {"split": "train", "data_dir": "comparisons", "revision": "refs/convert/parquet"},
         ),
     ]
+
+
+@pytest.mark.parametrize("annotations", [[], "none", None, {"honesty": "5"}, {"honesty": [5]}])
+def test_annotations_of_another_shape_are_no_rating(load, annotations):
+    row = ultrafeedback((5,) * 4, (2,) * 4, (1,) * 4)
+    row["completions"][1]["annotations"] = annotations
+    records, report = load("ultrafeedback", [row])
+    assert pairs(records) == [("River 0.", "River 2.")]
+    assert report.dropped == {"a completion that is not rated": 1}
+
+
+def test_what_cannot_be_written_stays_out_of_info(load):
+    assert "prompt_source" not in load("nectar", [nectar([1, 2], source={"a": 1})])[0][0].info
+    assert load("nectar", [nectar([1, 2], source="sharegpt")])[0][0].info["prompt_source"] == "sharegpt"
+    (record,), _ = load("orca", [orca([9.0, 7.0], labelling_model={"a": 1})])
+    assert record.info["labelled_by"].startswith("an AI judge")
+
+
+def test_bad_rows_of_files_with_one_name_are_told_apart(tmp_path):
+    for folder in ("askcooks", "askvets"):
+        write(tmp_path, [*(shp(post=f"{folder}{i}") for i in range(4)), shp(human_ref_A=None)], f"{folder}/train.jsonl")
+    settings = {"source": "shp", "path": str(tmp_path), "max_bad": 0.2}
+    records, report = load_source(TypeAdapter(SourceSettings).validate_python(settings))
+    assert len(records) == 8
+    assert report.examples["`human_ref_A` is missing"] == ["askcooks/train.jsonl:5", "askvets/train.jsonl:5"]
+    with pytest.raises(SawyerError, match="2 of 10 rows cannot be used"):
+        load_source(TypeAdapter(SourceSettings).validate_python({**settings, "max_bad": 0.1}))
+
+
+def test_rows_are_not_kept_in_memory():
+    seen, most = [], 0
+
+    def rows():
+        nonlocal most
+        for number in range(1, 101):
+            row = RawRow(number, shp(post=f"p{number}"))
+            seen.append(weakref.ref(row))
+            most = max(most, sum(one() is not None for one in seen))
+            yield row
+
+    settings = TypeAdapter(SourceSettings).validate_python({"source": "shp", "path": "x"})
+    assert len(read_public(settings, [("a.jsonl", rows())])[0]) == 100
+    assert most < 5

@@ -108,7 +108,7 @@ def test_pairs_in_other_formats_are_read(tmp_path):
 
 
 BAD = {
-    "no rejected": (pair(rejected=None), "no `chosen` and `rejected`"),
+    "no rejected": (pair(rejected=None), "`rejected` is missing"),
     "the same": (pair(rejected="Two."), "same text"),
     "empty": (pair(chosen=" "), "an answer is empty"),
     "no text": (pair(chosen=5), "wrong type|not a list|list"),

@@ -7,6 +7,8 @@ import sys
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from sawyer.data.files import RawRow
+from sawyer.data.hub import HubRows
 from sawyer.data.records import Comparison, Conversation, Labelled, Prompt, assistant, user
 from sawyer.data.sources import (
     FileSettings,
@@ -71,6 +73,20 @@ def test_hh_is_read_from_local_files(tmp_path):
     assert load_source(HHSettings(path=jsonl(tmp_path / "a.jsonl", [HH_ROW])))[0] == [HH_PAIR]
 
 
+def test_of_a_copy_of_the_hubs_folder_the_subsets_are_read(tmp_path):
+    for subset in ("helpful-base", "helpful-online", "red-team-attempts"):
+        (tmp_path / subset).mkdir()
+        said = {side: text.replace("Why", subset) for side, text in HH_ROW.items()}
+        jsonl(tmp_path / subset / "train.jsonl", [said])
+
+    def prompts(**settings):
+        return [record.prompt[0]["content"] for record in load_source(HHSettings(path=str(tmp_path), **settings))[0]]
+
+    assert prompts() == ["helpful-base?"]
+    assert prompts(subsets=["helpful-online", "helpful-base"]) == ["helpful-online?", "helpful-base?"]
+    assert len(prompts(subsets=["none-of-them"])) == 3
+
+
 def test_the_hub_is_asked_for_what_the_settings_say(monkeypatch):
     import datasets
 
@@ -88,6 +104,14 @@ def test_the_hub_is_asked_for_what_the_settings_say(monkeypatch):
         ("Anthropic/hh-rlhf", {"split": "test", "revision": None, "data_dir": "helpful-base"}),
         ("some/set", {"split": "train", "revision": "v2", "name": "en"}),
     ]
+
+
+def test_rows_of_the_hub_are_numbered_and_taken_one_by_one():
+    rows = HubRows([{"a": 1}, {"a": 2}, {"a": 3}])
+    assert [(row.number, row.value["a"]) for row in rows] == [(1, 1), (2, 2), (3, 3)]
+    assert (len(rows), rows[-1]) == (3, RawRow(3, {"a": 3}))
+    assert rows[:2] == list(rows)[:2]
+    assert not HubRows([])
 
 
 def test_the_commit_of_a_hub_data_set_is_told(monkeypatch):

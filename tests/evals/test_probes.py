@@ -22,6 +22,8 @@ def test_gibberish_keeps_words_punctuation_and_length(rng):
     assert [len(word) for word in text.split()] == [len(word) for word in GOOD.split()]
     assert [c for c in text if not c.isalpha()] == [c for c in GOOD if not c.isalpha()]
     assert text[0].isupper()
+    letters = [(a, b) for a, b in zip(text, GOOD, strict=True) if b.isalpha()]
+    assert all(a.lower() != b.lower() for a, b in letters), "every letter is another one"
 
 
 def test_repeated_says_the_first_sentence_again_and_again(rng):

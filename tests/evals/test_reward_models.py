@@ -67,6 +67,21 @@ def test_temperature_undoes_overconfidence():
     assert calibration["ece_after"]["high"] < calibration["ece_before"]["low"]
 
 
+def test_a_temperature_of_other_pairs_is_measured_on_all():
+    values, other = calibrated(1000, scale=3.0), calibrated(2000, scale=3.0, seed=1)
+    calibration = reward_models.evaluate(values, fitting=other)["calibration"]
+    assert calibration["temperature"] == reward_models.fit_temperature(other)
+    assert (calibration["fitted_on"], calibration["measured_on"]) == (2000, 1000)
+    assert calibration["ece_before"] == calibration["ece"]
+    after = values / calibration["temperature"]
+    assert calibration["ece_after"]["mean"] == pytest.approx(slow_ece(after, 10))
+    assert calibration["log_loss_after"]["mean"] == pytest.approx(np.logaddexp(0, -after).mean())
+    assert calibration["brier_after"]["mean"] == pytest.approx(np.mean((1 / (1 + np.exp(after))) ** 2))
+    assert calibration["adaptive_ece_after"]["mean"] == pytest.approx(slow_adaptive_ece(after, 10))
+    assert sum(bin["n"] for bin in calibration["reliability_after"]) == 1000
+    assert "temperature" in reward_models.evaluate(values[:1], fitting=other)["calibration"]
+
+
 def test_temperature_minimises_log_loss():
     values = calibrated(300, scale=0.4, seed=3)
     best = reward_models.fit_temperature(values)
@@ -137,6 +152,8 @@ def test_every_figure_survives_json_with_its_interval_around_it(values):
         lambda: reward_models.evaluate([1.0], [3], [2, 3]),
         lambda: reward_models.evaluate([1.0], prompts=[]),
         lambda: reward_models.evaluate([1.0], bins=0),
+        lambda: reward_models.evaluate([1.0], fitting=[]),
+        lambda: reward_models.evaluate([1.0], fitting=[math.inf]),
     ],
 )
 def test_a_mistake_is_one_sentence(call):

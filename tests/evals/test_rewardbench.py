@@ -11,20 +11,6 @@ from sawyer.errors import SawyerError
 from sawyer.evals import rewardbench
 from sawyer.evals.leaderboard import leaderboard
 
-NAMES = ("Chat", "Chat Hard", "Safety", "Reasoning", "Prior Sets")
-PUBLISHED = [  # average, then the sections, as the leaderboard of May 2024 has them; None was not measured
-    (88.2, 96.4, 71.3, 92.7, 97.7, 78.2),
-    (85.7, 98.3, 65.8, 89.7, 94.7, 74.6),
-    (85.7, 94.7, 65.1, 90.3, 98.2, 74.6),
-    (84.3, 95.3, 74.3, 87.2, 86.9, 70.9),
-    (83.6, 99.4, 65.1, 87.8, 86.4, 74.9),
-    (80.7, 94.7, 60.3, 89.1, 78.7, None),
-    (77.4, 96.6, 55.5, 82.6, 89.4, 48.4),
-    (75.3, 93.0, 47.1, 83.5, 77.4, None),
-    (71.4, 98.0, 45.6, 85.8, 58.0, 67.9),
-    (50.0, 50.0, 50.0, 50.0, 50.0, 50.0),
-]
-
 
 def row(subset, margin, number=0, **changes):
     made = {"id": str(number), "subset": subset, "prompt_id": f"{subset}-{number}", "num_correct": 1}
@@ -33,17 +19,6 @@ def row(subset, margin, number=0, **changes):
 
 def rows(subset, right, n):
     return [row(subset, 1 if i < right else -1, i) for i in range(n)]
-
-
-@pytest.mark.parametrize("published", PUBLISHED)
-def test_averages_are_the_published_ones(published):
-    sections = {name: score for name, score in zip(NAMES, published[1:], strict=True) if score is not None}
-    assert rewardbench.overall_of(sections) == pytest.approx(published[0], abs=0.1001)  # both are rounded to 0.1
-
-
-def test_the_worked_average():
-    score = rewardbench.overall_of(dict(zip(NAMES, (98.3, 65.8, 89.7, 94.7, 74.6), strict=True)))
-    assert round(score, 2) == 85.73
 
 
 def test_the_sections_have_the_published_sizes():
@@ -163,6 +138,14 @@ def test_the_right_one_of_four_shares_the_top(scores, worth):
     assert rewardbench.outcome(of_four("Math", scores), 2) == pytest.approx(worth)
 
 
+@pytest.mark.parametrize(
+    ("scores", "worth"),
+    [((2, 2, 0, -1), 1), ((2, 1, 0, -1), 1), ((2, 0, 2, 1), 1 / 2), ((1, 1, 1, 1), 1 / 2), ((0, 0, 1, 0), 0)],
+)
+def test_where_two_are_right_they_are_worth_their_share_of_the_top(scores, worth):
+    assert rewardbench.outcome(of_four("mine", scores, right=2), 2) == pytest.approx(worth)
+
+
 def test_the_worked_score_of_ties():
     assert rewardbench.ties_score(VECTOR) == pytest.approx(1.00964, abs=5e-6)
 
@@ -275,24 +258,15 @@ def test_the_leaderboard_has_the_best_first():
     assert text.endswith("\n")
 
 
+def test_models_of_one_name_are_told_apart():
+    folders = [{"protocol": {"models": [f"runs/{name}/reward"]}} for name in "ab"]
+    results = [named("reward", **own)(rows("hep-go", 2 - i, 4)) for i, own in enumerate(folders)]
+    lines = leaderboard([*results, named("other")(rows("hep-go", 4, 4))]).splitlines()
+    assert [line.split(" | ")[1] for line in lines[2:5]] == ["other", "runs/a/reward", "runs/b/reward"]
+
+
 def test_each_version_has_its_own_table():
     text = leaderboard([named("m")(VECTOR, 2), named("m", limit=5)(rows("hep-go", 1, 2))])
     assert text.index("**RewardBench, version 1**") < text.index("**RewardBench, version 2**")
     assert "| Ties |" in text
     assert "m was measured on the first 5 rows of each subset." in text
-
-
-def test_the_leaderboard_shows_the_published_lines():
-    lines = []
-    for number, (average, *scores) in enumerate(PUBLISHED):
-        sections = {n: s / 100 for n, s in zip(NAMES, scores, strict=True) if s is not None}
-        none = {"low": None, "high": None}
-        result = {"model": f"m{number}", "scorer": "s", "version": 1, "sections": sections, "ties": "wrong"}
-        result |= {"overall": rewardbench.overall_of(sections), "intervals": {"overall": none}, "missing": []}
-        lines.append((result, average, scores))
-    text = leaderboard([result for result, _, _ in lines])
-    for result, average, scores in lines:
-        line = next(line for line in text.splitlines() if f"| {result['model']} |" in line)
-        cells = [cell.strip() for cell in line.split("|")][4:-1]
-        assert float(cells[0]) == pytest.approx(average, abs=0.11)  # its sections are rounded already
-        assert cells[2:] == ["–" if score is None else f"{score:.1f}" for score in scores]

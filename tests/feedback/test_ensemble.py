@@ -7,7 +7,7 @@ import pytest
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
 from sawyer.feedback.baselines import LengthScore, RandomScore
-from sawyer.feedback.ensemble import RULES, Ensemble, combine, scale_of, votes
+from sawyer.feedback.ensemble import RULES, Ensemble, combine, combine_preferences, scale_of
 from sawyer.feedback.protocol import prefer
 
 PROMPTS = [Prompt("What is a river?"), Prompt("Why?")]
@@ -41,7 +41,8 @@ def test_majority_counts_members():
     scores = [[[1.0, 2.0, 3.0]], [[1.0, 3.0, 2.0]], [[5.0, 4.0, 3.0]]]
     assert combine(scores, "majority")[0] == pytest.approx([2 / 6, 4 / 6, 3 / 6])
     assert combine([[[1.0]], [[2.0]]], "majority") == [[0.5]]
-    assert votes([[0.9, 0.2, 0.5], [0.6, 0.1, 0.8], [0.3, 0.4, 0.5]]) == pytest.approx([2 / 3, 0, 2 / 3])
+    preferences = [[0.9, 0.2, 0.5], [0.6, 0.1, 0.8], [0.3, 0.4, 0.5]]
+    assert combine_preferences(preferences, "majority") == pytest.approx([2 / 3, 0, 2 / 3])
 
 
 def test_a_member_that_says_always_the_same_counts_nothing():
@@ -74,3 +75,26 @@ def test_mistakes():
     ):
         with pytest.raises(SawyerError):
             call()
+
+
+class Compares:
+    """Prefers by itself, and has scores that say something else."""
+
+    def __init__(self, p):
+        self.name, self.p = "compares", p
+
+    def score(self, prompts, completions):
+        return [[0.0] * len(own) for own in completions]
+
+    def prefer(self, prompts, pairs):
+        return [self.p if a < b else 1 - self.p for a, b in pairs]
+
+
+def test_members_that_compare_pairs_are_averaged_as_they_are():
+    ensemble = Ensemble([Compares(0.9), Compares(0.4)])
+    assert prefer(ensemble, PROMPTS, [("a", "b"), ("b", "a")]) == pytest.approx([0.65, 0.35])
+    majority = Ensemble([Compares(0.9), Compares(0.4), Compares(0.6)], "majority")
+    assert prefer(majority, PROMPTS, [("a", "b"), ("b", "a")]) == pytest.approx([2 / 3, 1 / 3])
+    assert combine_preferences([[0.9, 0.2], [0.4, 0.4]], "mean") == pytest.approx([0.65, 0.3])
+    with pytest.raises(SawyerError, match="by mean or majority; min needs scores"):
+        combine_preferences([[0.9], [0.4]], "min")

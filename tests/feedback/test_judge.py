@@ -18,7 +18,7 @@ PROMPT = Prompt("What is a river?")
 
 
 class Scripted:
-    """An engine that answers by a function of the question."""
+    """An engine that answers by a function of the question, with a text or a whole completion."""
 
     def __init__(self, answer):
         self.answer, self.asked, self.sampling = answer, [], None
@@ -29,7 +29,10 @@ class Scripted:
         self.asked += [prompt.text for prompt in prompts]
         self.sampling = sampling
         answers = [self.answer(prompt.text) for prompt in prompts]
-        return [[Completion.failed("too long") if a is None else Completion((), (), a, True)] for a in answers]
+        return [[a if isinstance(a, Completion) else Completion((), (), a, True)] for a in answers]
+
+
+TOO_LONG = Completion.failed("too long")
 
 
 def block(question, title):
@@ -78,11 +81,34 @@ def test_no_verdict_is_a_draw():
 
 
 def test_what_cannot_be_answered_is_a_draw_but_not_everything_may_be():
-    some = Scripted(lambda question: None if "river" in question else "[[A]]")
-    p = Judge(some, both_orders=True).prefer([PROMPT, Prompt("Why?")], [("x", "y"), ("x", "y")])
-    assert p == [0.5, 0.5]
+    some = Scripted(lambda question: TOO_LONG if "river" in question else "[[A]]")
+    judge = Judge(some, both_orders=True)
+    assert judge.prefer([PROMPT, Prompt("Why?")], [("x", "y"), ("x", "y")]) == [0.5, 0.5]
+    assert judge.prefer([PROMPT], [("x", "y")]) == [0.5], "whatever shares its batch"
+    assert judge.unread == 4
     with pytest.raises(SawyerError, match="none of 1 questions; the first: too long"):
-        Judge(Scripted(lambda question: None)).prefer([PROMPT], [("x", "y")])
+        Judge(Scripted(lambda question: TOO_LONG)).prefer([PROMPT], [("x", "y")])
+
+
+def test_what_would_be_answered_another_time_is_no_draw():
+    later = Completion.failed("the endpoint has an error of its own", again=True)
+    judge = Judge(Scripted(lambda question: later if "river" in question else "[[A]] [[3]]"))
+    said = "left 1 of 2 questions for another time; the first: the endpoint has an error of its own"
+    for ask in (
+        lambda: judge.prefer([PROMPT, Prompt("Why?")], [("x", "y"), ("x", "y")]),
+        lambda: judge.score([PROMPT, Prompt("Why?")], [["x"], ["x"]]),
+    ):
+        with pytest.raises(SawyerError, match=said):
+            ask()
+
+
+def test_questions_without_a_verdict_are_counted():
+    judge = Judge(Scripted(lambda question: "[[A]]" if "Why" in question else "I cannot say."), both_orders=True)
+    judge.prefer([PROMPT, Prompt("Why?"), PROMPT], [("x", "y"), ("x", "y"), ("same", "same")])
+    assert judge.unread == 2
+    judge.score([PROMPT, Prompt("Why?")], [["x", "y"], ["x"]])
+    assert judge.unread == 5
+    assert judge.answered == 7
 
 
 @pytest.mark.parametrize(
@@ -122,6 +148,12 @@ def test_the_whole_dialogue_is_shown():
 
 def test_correctness_is_another_question_than_quality():
     assert rating_prompt((user("Hi"),), "x", "correctness").text != rating_prompt((user("Hi"),), "x").text
+
+
+def test_every_prompt_may_have_a_grade_of_its_own():
+    engine = Scripted(lambda question: "[[5]]")
+    assert Judge(engine).rate([PROMPT, PROMPT], [["x"], ["x"]], ["correctness", "quality"]) == [[5.0], [5.0]]
+    assert engine.asked == [rating_prompt(PROMPT.prompt, "x", grade).text for grade in ("correctness", "quality")]
 
 
 def test_a_remote_judge(serve):

@@ -3,6 +3,7 @@
 import pytest
 
 from sawyer.data.records import Prompt
+from sawyer.errors import SawyerError
 from sawyer.feedback.protocol import prefer
 from sawyer.feedback.reward_model import RewardModel
 from sawyer.models.load import load_sequence_classifier, load_tokenizer
@@ -47,6 +48,8 @@ def test_a_long_prompt_loses_its_beginning_and_is_counted(reward, tmp_path):
     assert cut.score(other, [["Water.", "Stone."]])[0] == pytest.approx(scores[0], abs=1e-5)
 
 
-def test_the_chat_template_can_be_chosen(reward, tmp_path):
-    plain = RewardModel(str(tmp_path / "reward"), chat_template="plain")
+def test_another_chat_template_has_to_be_forced(reward, tmp_path):
+    with pytest.raises(SawyerError, match="was trained with another chat template than the one given"):
+        RewardModel(str(tmp_path / "reward"), chat_template="plain")
+    plain = RewardModel(str(tmp_path / "reward"), chat_template="plain", force=True)
     assert plain.score(PROMPTS, COMPLETIONS) != reward.score(PROMPTS, COMPLETIONS)

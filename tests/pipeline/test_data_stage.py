@@ -181,24 +181,27 @@ USED = f"""{BOTH}
   answers: {{stage: generate, model: sft, data: pairs, parts: [train]}}
   labels: {{stage: label, data: answers}}
   more: {{stage: sft, model: sft, data: labels}}
+  reward: {{model: base, data: talks, validation: test}}
   evaluate: {{policies: [base, sft], data: pairs, gold_model: null}}
 """
 NOT_THERE = {
     "stages.sft.part=tran": "--set stages.sft.part: stages.sft.part: 'talks' has no part 'tran'; did you mean 'train'?",
     "stages.sft.validation=dev": "--set stages.sft.validation: stages.sft.validation: 'talks' has no part 'dev'; "
     "its parts are train, test",
+    "stages.reward.calibrate=dev": "--set stages.reward.calibrate: stages.reward.calibrate: 'talks' has no part "
+    "'dev'; its parts are train, test",
     "stages.answers.parts=[train, tset]": "--set stages.answers.parts: stages.answers.parts.1: 'pairs' has no part "
     "'tset'; did you mean 'test'?",
     "stages.more.validation=test": "--set stages.more.validation: stages.more.validation: 'labels' has no part 'test'; "
     "its parts are train",
-    "stages.pairs.split={train: 0.5, dev: 0.5}": "x.yaml:13: stages.evaluate.part: 'pairs' has no part 'test'; "
+    "stages.pairs.split={train: 0.5, dev: 0.5}": "x.yaml:14: stages.evaluate.part: 'pairs' has no part 'test'; "
     "its parts are train, dev",
 }
 
 
 @pytest.mark.parametrize("override", NOT_THERE)
 def test_a_part_that_is_not_there_is_found_before_the_run(override):
-    assert set(plan(recipe(USED)).files) == {"talks", "pairs", "sft", "answers", "labels", "more", "evaluate"}
+    assert set(plan(recipe(USED)).files) == {"talks", "pairs", "sft", "answers", "labels", "more", "reward", "evaluate"}
     with pytest.raises(SawyerError) as caught:
         plan(recipe(USED, override))
     assert str(caught.value) == NOT_THERE[override]

@@ -4,9 +4,11 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from sawyer.data.chat import ChatFormat
-from sawyer.data.records import Comparison, user
+from sawyer.data.records import Comparison, Prompt, user
 from sawyer.errors import SawyerError
+from sawyer.feedback.pairwise import PairwiseModel
 from sawyer.feedback.pairwise_format import both_orders, first_wins, letter_ids, question_tree
+from sawyer.feedback.protocol import logit
 from sawyer.models.load import load_policy, load_tokenizer
 from sawyer.pipeline.stages._pairwise import split_pairs
 from sawyer.pipeline.stages.pairwise import STAGE
@@ -40,6 +42,12 @@ def test_it_learns_which_answer_is_better_and_not_where_it_stands(saved_policy, 
 
     likely = [probability(record) for record in asked(16, first=200)]
     assert sum(p > 0.5 for p in likely) / 16 == pytest.approx(held_out["accuracy"]["mean"])
+
+    records = asked(16, first=200)
+    used = PairwiseModel(str(folder))
+    found = used.prefer([Prompt(record.prompt) for record in records], [record.completions for record in records])
+    assert found == pytest.approx(likely, abs=1e-5)
+    assert sum(map(logit, found)) / 16 == pytest.approx(held_out["margin"]["mean"], abs=1e-2)
 
 
 def test_what_is_left_out_is_counted_and_too_much_is_refused(saved_policy, run_stage):

@@ -3,11 +3,14 @@
 import json
 
 import pytest
+import torch
 from pydantic import ValidationError
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from sawyer.data.chat import TEMPLATES
 from sawyer.data.records import Comparison, Prompt, user
 from sawyer.errors import SawyerError
+from sawyer.evals.reward_models import fit_temperature
 from sawyer.feedback.protocol import prefer
 from sawyer.feedback.reward_model import RewardModel
 from sawyer.pipeline.stages.reward import STAGE, Settings
@@ -36,6 +39,47 @@ def test_what_shapes_the_loss_of_pairs_trains(settings, saved_policy, pairs, run
     folder, figures = run_stage(STAGE, saved_policy(), data, data="pairs", validation="test", **SMALL, **settings)
     assert figures["held_out"]["accuracy"]["mean"] > 0.9
     assert min(learned(folder)) > 0.5
+
+
+def test_plain_transformers_scores_a_padded_batch_as_we_do(saved_policy, pairs, run_stage):
+    folder, _ = run_stage(STAGE, saved_policy(), {"pairs": {"train": pairs(8)}}, data="pairs", **{**SMALL, "steps": 2})
+    reward = RewardModel(str(folder))
+    sequences = [
+        reward.form.prompt_ids(prompt.prompt) + reward.form.completion_ids(text)
+        for prompt, own in zip(ASKED, ANSWERS, strict=True)
+        for text in own
+    ]
+    assert len({len(ids) for ids in sequences}) > 1
+    plain, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        logits = plain(**tokenizer.pad({"input_ids": sequences}, return_tensors="pt")).logits
+    assert logits[:, 0].tolist() == pytest.approx([s for own in reward.score(ASKED, ANSWERS) for s in own], abs=1e-4)
+
+
+def test_the_template_of_the_training_is_the_one_to_score_with(saved_policy, pairs, run_stage):
+    settings = {**SMALL, "steps": 1, "data": "pairs", "chat_template": "plain"}
+    folder, _ = run_stage(STAGE, saved_policy(), {"pairs": {"train": pairs(4)}}, **settings)
+    assert RewardModel(str(folder)).form.template == TEMPLATES["plain"]
+    with pytest.raises(SawyerError, match="was trained with another chat template"):
+        RewardModel(str(folder), chat_template="chatml")
+
+
+def test_the_temperature_is_fitted_on_a_part_of_its_own(saved_policy, pairs, run_stage):
+    data = {"pairs": {"train": pairs(24), "validation": pairs(6, first=30), "test": pairs(8, first=50)}}
+    settings = {**SMALL, "steps": 3, "data": "pairs", "validation": "test", "calibrate": "validation"}
+    folder, figures = run_stage(STAGE, saved_policy(), data, **settings)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert evaluation == figures["held_out"]
+    calibration = evaluation["calibration"]
+    assert (evaluation["pairs"], calibration["measured_on"], calibration["fitted_on"]) == (8, 8, 6)
+    reward = RewardModel(str(folder))
+    margins = {
+        part: [a - b for a, b in reward.score([Prompt(r.prompt) for r in own], [r.completions for r in own])]
+        for part, own in data["pairs"].items()
+    }
+    wanted = fit_temperature(margins["validation"])
+    assert calibration["temperature"] == pytest.approx(wanted, rel=0.01)
+    assert evaluation["margin"]["mean"] == pytest.approx(sum(margins["test"]) / 8, abs=1e-4)
 
 
 @pytest.mark.parametrize("more", [{}, {"lora": {"r": 4}}], ids=["whole", "lora"])
@@ -104,6 +148,9 @@ def test_what_the_data_cannot_give_is_one_sentence(settings, records, sentence, 
         ({"encoder": "cross", "lora": {"r": 2}}, "`lora` is for decoders"),
         ({"encoder": "bi", "chat_template": "plain"}, "`chat_template` is for decoders"),
         ({"encoder": "bi", "heads": "odin"}, "a bi-encoder has one output"),
+        ({"calibrate": "dev"}, "`calibrate` needs data to measure on"),
+        ({"calibrate": "test", "validation": "test"}, "must be another part"),
+        ({"calibrate": "train", "validation": "test"}, "must be another part"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, sentence):

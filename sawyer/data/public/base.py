@@ -17,6 +17,9 @@ from sawyer.settings import InputFile
 PARQUET_EXPORT = "refs/convert/parquet"
 """The hub's own copy, in parquet, of sets that are published as a loading script, which `datasets` no longer runs."""
 
+MAX_BAD = 0.1
+"""The share of a published set's rows that may be unusable, unless the settings say otherwise."""
+
 Pairing = Literal["all", "best-random", "ranking"]
 
 
@@ -24,7 +27,7 @@ class PublicSettings(SourceBase):
     """Settings of one published set. What is read are the columns that its card on the hub names."""
 
     path: Annotated[str | list[str] | None, InputFile()] = None
-    """Local file, files or folder in the published layout (.jsonl, .json, .parquet, gzipped or not); without it the hub
+    """Local file, files or folder in the published layout (.jsonl, .json, .parquet, packed or not); without it the hub
     is asked. Of a folder, the files named after the split are read, or all where none is."""
     hub: str
     """Hub data set, when there is no path."""
@@ -32,7 +35,7 @@ class PublicSettings(SourceBase):
     """Commit, tag or branch of the hub data set; without it the newest."""
     split: str = "train"
     """Split of the hub data set, or of a local folder."""
-    max_bad: float = Field(default=0.1, ge=0, le=1)
+    max_bad: float = Field(default=MAX_BAD, ge=0, le=1)
     """The share of rows that may be unusable; more is an error. What the published cleaning drops does not count."""
 
     def place(self) -> dict[str, str | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,12 +86,12 @@ PublicSource = (
 
 
 def read_public(
-    settings: PublicSettings, files: Sequence[tuple[str, Sequence[RawRow]]]
+    settings: PublicSettings, files: Sequence[tuple[str, Iterable[RawRow]]]
 ) -> tuple[list[Record], LoadReport]:
     """The comparisons of a published set, cleaned as its settings say, and what was dropped on the way.
 
     Args:
-        files: the rows of each file (or of the set on the hub), with its name.
+        files: the rows of each file (or of the set on the hub), with a name that no other has.
 
     Raises:
         SawyerError: too many rows are bad, or nothing is left.

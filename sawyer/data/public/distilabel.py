@@ -67,9 +67,8 @@ def read_math(settings: MathSettings, sieve: Sieve) -> Iterator[Comparison]:
 
 
 def read_orca(settings: OrcaSettings, sieve: Sieve) -> Iterator[Comparison]:
-    for where, (row, prompt, texts) in sieve.usable(_orca):
-        ratings = sorted((float(rating) for rating in row.get("rating") or []), reverse=True)
-        if len(ratings) != 2:
+    for where, (row, prompt, texts, ratings) in sieve.usable(_orca):
+        if not ratings:
             sieve.leave_out("the pair is not rated", where)
         elif settings.without_gsm8k and row.get("in_gsm8k_train"):
             sieve.leave_out("the question is of GSM8K's training set", where)
@@ -82,7 +81,8 @@ def read_orca(settings: OrcaSettings, sieve: Sieve) -> Iterator[Comparison]:
             answers = [Answer(*each) for each in zip(texts, ratings, writers, strict=True)]
             judge = row.get("labelling_model")
             judge = judge[0] if isinstance(judge, list) and judge else judge
-            yield from _rated_pair(prompt, answers, settings, sieve, where, judge or JUDGE)
+            labelled_by = judge if isinstance(judge, str) and judge else JUDGE
+            yield from _rated_pair(prompt, answers, settings, sieve, where, labelled_by)
 
 
 def read_capybara(settings: CapybaraSettings, sieve: Sieve) -> Iterator[Comparison]:
@@ -111,12 +111,18 @@ def _rated_pair(
         yield comparison(prompt, answers, settings.source, labelled_by, **more)
 
 
-def _orca(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[Message, ...], tuple[str, str]]:
+def _orca(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[Message, ...], tuple[str, str], list[float]]:
+    """The row, its prompt, the two answers, and their ratings, the better first: none where the pair is not rated."""
     prompt: tuple[Message, ...] = question(text(row, "input"))
     system = name(row, "system")
     if system is not None and system.strip():
         prompt = ({"role": "system", "content": system}, *prompt)
-    return row, prompt, (text(row, "chosen"), text(row, "rejected"))
+    given = row.get("rating") or []
+    if not isinstance(given, list):
+        raise SawyerError("`rating` is not a list")
+    rated = len(given) == 2 and None not in given
+    ratings = sorted((number({"rating": one}, "rating") for one in given), reverse=True) if rated else []
+    return row, prompt, (text(row, "chosen"), text(row, "rejected")), ratings
 
 
 def _capybara(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], list[Answer], str | None]:

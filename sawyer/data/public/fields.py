@@ -33,7 +33,7 @@ def number(row: Mapping[str, Any], key: str) -> float:
         if isinstance(value, bool):
             raise ValueError
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise SawyerError(f"`{key}` is not a number") from None
     if not math.isfinite(found):
         raise SawyerError(f"`{key}` is not a finite number")
@@ -52,6 +52,14 @@ def name(row: Mapping[str, Any], key: str) -> str | None:
     """Text that may be missing, such as the name of a model."""
     value = row.get(key)
     return value if isinstance(value, str) and value else None
+
+
+def part(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """An object inside the row."""
+    value = row.get(key)
+    if not isinstance(value, Mapping):
+        raise SawyerError(f"`{key}` is missing or not an object")
+    return value
 
 
 def items(row: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

@@ -32,6 +32,8 @@ def read(settings: NectarSettings, sieve: Sieve) -> Iterator[Comparison]:
     def comparisons(row: Mapping[str, Any]) -> tuple[bool, list[Comparison]]:
         prompt, answers = _ranking(row)
         origins = row.get("source")
+        if not (isinstance(origins, list) and all(isinstance(origin, str) for origin in origins)):
+            origins = name(row, "source")
         return bool(row.get("good_natured", True)), list(
             ranked_comparisons(
                 prompt, answers, settings.pairing, settings.seed, settings.source, "gpt-4", prompt_source=origins

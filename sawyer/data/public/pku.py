@@ -43,9 +43,9 @@ def _pair(row: Mapping[str, Any], prefer: str) -> tuple[Comparison, tuple[bool, 
         safe = row.get(f"is_response_{i}_safe")
         if not isinstance(safe, bool):
             raise SawyerError(f"`is_response_{i}_safe` is neither true nor false")
-        details = {"safe": safe}
+        details: dict[str, Any] = {"safe": safe}
         if row.get(f"response_{i}_severity_level") is not None:
-            details["severity"] = row[f"response_{i}_severity_level"]
+            details["severity"] = either(row, f"response_{i}_severity_level", range(4))
         answers.append(Answer(text(row, f"response_{i}"), None, name(row, f"response_{i}_source"), details))
     if answers[0].text == answers[1].text:
         raise SawyerError(SAME_TEXT)

@@ -10,14 +10,17 @@ from pydantic import Field
 from sawyer.data.cleaning import Sieve
 from sawyer.data.public.answers import SAME_TEXT, Answer, comparison
 from sawyer.data.public.base import PARQUET_EXPORT, PublicSettings
-from sawyer.data.public.fields import either, items, name, number, question, text
+from sawyer.data.public.fields import either, items, name, number, part, question, text
 from sawyer.data.records import Comparison
 from sawyer.errors import SawyerError
+
+SPLITS = {"train": ("train",), "validation": ("valid1", "valid2")}
+"""What the rows of a split say in `split`: the authors' own files have those of all splits."""
 
 
 class SummarizeSettings(PublicSettings):
     """Summarize from feedback, its comparisons. Columns: `info` (`post`, `title`, `subreddit`, or `article`), two
-    `summaries` of `text` and `policy`, `choice`, `worker`, `extra` (`confidence`)."""
+    `summaries` of `text` and `policy`, `choice`, `worker`, `split`, `extra` (`confidence`)."""
 
     source: Literal["summarize"] = "summarize"
     hub: str = "openai/summarize_from_feedback"
@@ -35,8 +38,10 @@ class SummarizeSettings(PublicSettings):
 
 
 def read(settings: SummarizeSettings, sieve: Sieve) -> Iterator[Comparison]:
-    for where, (is_article, confidence, pair) in sieve.usable(_pair):
-        if is_article and not settings.articles:
+    for where, (split, is_article, confidence, pair) in sieve.usable(_pair):
+        if split is not None and split not in SPLITS.get(settings.split, (settings.split,)):
+            sieve.leave_out("the comparison is of another split", where)
+        elif is_article and not settings.articles:
             sieve.leave_out("the text is an article", where)
         elif settings.min_confidence is not None and (confidence or 0) < settings.min_confidence:
             sieve.leave_out(f"the worker's confidence is below {settings.min_confidence}", where)
@@ -44,10 +49,8 @@ def read(settings: SummarizeSettings, sieve: Sieve) -> Iterator[Comparison]:
             yield pair
 
 
-def _pair(row: Mapping[str, Any]) -> tuple[bool, float | None, Comparison]:
-    info = row.get("info")
-    if not isinstance(info, Mapping):
-        raise SawyerError("`info` is missing or not an object")
+def _pair(row: Mapping[str, Any]) -> tuple[str | None, bool, float | None, Comparison]:
+    info = part(row, "info")
     title = info.get("title") or ""
     is_article = not info.get("post")
     if is_article:
@@ -68,4 +71,4 @@ def _pair(row: Mapping[str, Any]) -> tuple[bool, float | None, Comparison]:
     pair = comparison(
         question(prompt), answers, "summarize", "people", worker=name(row, "worker"), confidence=confidence
     )
-    return is_article, confidence, pair
+    return name(row, "split"), is_article, confidence, pair

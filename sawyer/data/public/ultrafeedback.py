@@ -14,7 +14,7 @@ from pydantic import Field
 from sawyer.data.cleaning import Sieve
 from sawyer.data.public.answers import rated_answers, scored_comparisons
 from sawyer.data.public.base import ScoredSettings
-from sawyer.data.public.fields import items, name, number, question, text
+from sawyer.data.public.fields import items, name, number, part, question, text
 from sawyer.data.records import Comparison
 
 Aspect = Literal["instruction_following", "honesty", "truthfulness", "helpfulness"]
@@ -37,10 +37,8 @@ class UltraFeedbackSettings(ScoredSettings):
 
 def read(settings: UltraFeedbackSettings, sieve: Sieve) -> Iterator[Comparison]:
     def rate(completion: Mapping[str, Any]) -> tuple[float, Mapping[str, float]]:
-        annotations = completion.get("annotations") or {}
-        ratings: dict[str, float] = {
-            aspect: number(annotations.get(aspect) or {}, "Rating") for aspect in settings.aspects
-        }
+        annotations = part(completion, "annotations")
+        ratings: dict[str, float] = {aspect: number(part(annotations, aspect), "Rating") for aspect in settings.aspects}
         return sum(ratings.values()) / len(ratings), ratings
 
     for where, (prompt, origin, completions) in sieve.usable(_row):

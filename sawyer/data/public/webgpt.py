@@ -10,7 +10,7 @@ from pydantic import Field
 from sawyer.data.cleaning import Sieve
 from sawyer.data.public.answers import SAME_TEXT, Answer, comparison
 from sawyer.data.public.base import PARQUET_EXPORT, PublicSettings
-from sawyer.data.public.fields import name, number, question, text
+from sawyer.data.public.fields import name, number, part, question, text
 from sawyer.data.records import Comparison, Message
 from sawyer.errors import SawyerError
 
@@ -41,9 +41,7 @@ def read(settings: WebGptSettings, sieve: Sieve) -> Iterator[Comparison]:
 
 
 def _pair(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], list[Answer], str | None]:
-    asked = row.get("question")
-    if not isinstance(asked, Mapping):
-        raise SawyerError("`question` is missing or not an object")
+    asked = part(row, "question")
     answers = [Answer(text(row, f"answer_{i}"), number(row, f"score_{i}"), "webgpt") for i in (0, 1)]
     if answers[0].text == answers[1].text:
         raise SawyerError(SAME_TEXT)

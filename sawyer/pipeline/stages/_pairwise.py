@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,28 +9,20 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from sawyer.data.chat import ChatFormat
-from sawyer.data.records import Comparison
+from sawyer.data.records import Comparison, Prompt
 from sawyer.errors import SawyerError
 from sawyer.evals import reward_models
-from sawyer.feedback.pairwise_format import (
-    both_orders,
-    chosen_is_first,
-    first_wins,
-    letter_ids,
-    question_tree,
-    structural_fault,
-)
+from sawyer.feedback.pairwise import in_both_orders
+from sawyer.feedback.pairwise_format import both_orders, chosen_is_first, letter_ids, question_tree, structural_fault
+from sawyer.feedback.protocol import logit
 from sawyer.pipeline.stage import Context
 from sawyer.pipeline.stages._common import mean, read_part
 from sawyer.trees.build import build
 from sawyer.trees.model import TreePolicy
-from sawyer.trees.score import score_trees
 from sawyer.trees.tree import TokenTree
 
 if TYPE_CHECKING:
     from sawyer.pipeline.stages.pairwise import Settings
-
-SUREST = 1 - 1e-12
 
 
 @dataclass(frozen=True)
@@ -102,26 +93,16 @@ def evaluation_of(
     `position` says what a single order is worth: the mean probability of the first answer, which is 1/2 without bias,
     and the share of pairs whose verdict a swap of the answers changes.
     """
-    letters = letter_ids(chat)
-    forth, back = (
-        [
-            first_wins(*logps)
-            for logps in score_trees(
-                policy,
-                [question_tree(chat, pair.prompt, *pair.completions[::order], letters=letters) for pair in pairs],
-                token_budget=token_budget,
-            )
-        ]
-        for order in (1, -1)
-    )
-    likely = [min(max(both_orders(f, b), 1 - SUREST), SUREST) for f, b in zip(forth, back, strict=True)]
+    prompts = [Prompt(pair.prompt) for pair in pairs]
+    asked, _ = in_both_orders(policy, chat, prompts, [(p.chosen, p.rejected) for p in pairs], token_budget=token_budget)
     evaluation = reward_models.evaluate(
-        [math.log(p) - math.log1p(-p) for p in likely],
+        [logit(both_orders(forth, back)) for forth, back in asked],
         [len(chat.completion_ids(pair.chosen)) for pair in pairs],
         [len(chat.completion_ids(pair.rejected)) for pair in pairs],
         prompts=[str(pair.prompt) for pair in pairs],
         seed=seed,
     )
-    changed = [(f > 0.5) == (b > 0.5) for f, b in zip(forth, back, strict=True)]
-    position = {"first": mean([*forth, *back]), "changed_by_order": mean([float(c) for c in changed])}
+    changed = [(forth > 0.5) == (back > 0.5) for forth, back in asked]
+    first = mean([p for orders in asked for p in orders])
+    position = {"first": first, "changed_by_order": mean([float(c) for c in changed])}
     return {**evaluation, "position": position}

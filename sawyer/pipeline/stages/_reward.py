@@ -80,13 +80,10 @@ def shaped_trees(
     Raises:
         SawyerError: a setting is for pairs or needs scores, and the data has rankings or none; see also `trees_of`.
     """
-
-    def read(part: str, limit: int | None = None) -> tuple[list[TokenTree], list[Comparison]]:
-        kinds = (Comparison,)
-        return trees_of(context, settings, settings.data, part, kinds, reader.tree, limit, reader.model.longest)
-
-    trees, records = read(settings.part, settings.limit)
-    held_out, held_out_records = read(settings.validation) if settings.validation else ([], [])
+    trees, records = _read(context, settings, reader, settings.part, settings.limit)
+    held_out, held_out_records = (
+        _read(context, settings, reader, settings.validation) if settings.validation else ([], [])
+    )
     if isinstance(reader.form, PairFormat) and reader.form.truncated:
         context.say(f"{reader.form.truncated} sequences were cut to {reader.form.max_tokens} tokens")
     if settings.label_smoothing and any(len(tree.completions) > 2 for tree in [*trees, *held_out]):
@@ -103,15 +100,37 @@ def shaped_trees(
     )
 
 
+def calibration_trees(context: Context, settings: Settings, reader: Reader) -> list[TokenTree]:
+    """The trees to fit the temperature on; none where no part is named for it."""
+    return _read(context, settings, reader, settings.calibrate)[0] if settings.calibrate else []
+
+
 def evaluation_of(
-    model: TreeModel, trees: Sequence[TokenTree], records: Sequence[Comparison], token_budget: int, seed: int
+    model: TreeModel,
+    trees: Sequence[TokenTree],
+    records: Sequence[Comparison],
+    fitting: Sequence[TokenTree],
+    token_budget: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """How a reward model judges held-out comparisons, by their best and worst completion."""
-    rewards = score_trees(model, trees, token_budget=token_budget)
+    """How a reward model judges held-out comparisons, by their best and worst completion; the temperature is fitted on
+    those of `fitting`, where there are any."""
+
+    def margins(some: Sequence[TokenTree]) -> list[float]:
+        return [own[0] - own[-1] for own in score_trees(model, some, token_budget=token_budget)]
+
     return reward_models.evaluate(
-        [own[0] - own[-1] for own in rewards],
+        margins(trees),
         [len(tree.completions[0]) for tree in trees],
         [len(tree.completions[-1]) for tree in trees],
         prompts=[str(record.prompt) for record in records],
+        fitting=margins(fitting) if fitting else None,
         seed=seed,
     )
+
+
+def _read(
+    context: Context, settings: Settings, reader: Reader, part: str, limit: int | None = None
+) -> tuple[list[TokenTree], list[Comparison]]:
+    kinds = (Comparison,)
+    return trees_of(context, settings, settings.data, part, kinds, reader.tree, limit, reader.model.longest)

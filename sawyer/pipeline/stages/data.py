@@ -65,7 +65,7 @@ class Settings(BaseSettings):
 
 
 def run(settings: Settings, context: Context) -> dict[str, Any]:
-    from sawyer.data.contamination import without_overlaps
+    from sawyer.data.contamination import Index, evaluation_prompts, without_overlaps
     from sawyer.data.files import LoadReport, write_records
     from sawyer.data.near_duplicates import groups
     from sawyer.data.sources import as_conversations, as_prompts, load_source
@@ -74,6 +74,7 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
 
     if not context.is_main:
         return {}
+    told = [prompt for file in settings.against for prompt in evaluation_prompts(file)]
     views = {"records": lambda records: records, "conversations": as_conversations, "prompts": as_prompts}
     total = LoadReport()
     parts: dict[str, list[Any]] = {}
@@ -96,11 +97,14 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
         for name, source in settings.parts.items():
             parts[name], report = load_source(source, context.say)
             total.add(report)
-    if settings.against:
+    if told:
+        index, reason = Index(told, settings.against_words), "the prompt overlaps with an evaluation prompt"
         for name, records in parts.items():
-            parts[name], overlapping = without_overlaps(records, settings.against, settings.against_words)
+            try:
+                parts[name], overlapping = without_overlaps(records, index)
+            except SawyerError as error:
+                raise SawyerError(f"part '{name}': {error}") from None
             if overlapping:
-                reason = "the prompt overlaps with an evaluation prompt"
                 total.dropped[reason] = total.dropped.get(reason, 0) + overlapping
     figures: dict[str, Any] = {}
     for name, records in parts.items():

@@ -15,6 +15,9 @@ class Settings(TrainingSettings):
     """The model to start from; a policy or an encoder gets a fresh head."""
     data: Annotated[str, Ref("data")]
     """Comparisons; of more than two completions the whole ranking is learned (Plackett-Luce)."""
+    calibrate: str | None = None
+    """Which part of the data to fit the calibration's temperature on, to be measured on the part `validation`; without
+    it, half of the prompts of that part, to be measured on the other half."""
     encoder: Literal["cross", "bi"] | None = None
     """For an encoder (RoBERTa's shape): `cross` reads prompt and completion in one sequence, `bi` embeds each by itself
     and takes their dot product. What exceeds `max_tokens` or the encoder's context is cut and counted."""
@@ -31,6 +34,14 @@ class Settings(TrainingSettings):
     """The probability that the label of a pair is wrong."""
     centring: float = Field(default=0.01, ge=0)
     """Weight of (r_w + r_l)^2, which keeps rewards near zero and changes no preference."""
+
+    @model_validator(mode="after")
+    def _calibrated_on_other_pairs(self) -> Settings:
+        if self.calibrate is not None and self.validation is None:
+            raise ValueError("`calibrate` needs data to measure on: name a part with `validation`")
+        if self.calibrate is not None and self.calibrate in (self.part, self.validation):
+            raise ValueError("`calibrate` must be another part than the one trained on and the one measured on")
+        return self
 
     @model_validator(mode="after")
     def _fit_together(self) -> Settings:
@@ -51,19 +62,20 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     from sawyer.models.heads import keep_output
     from sawyer.pipeline.files import write_json
     from sawyer.pipeline.stages._common import fit, save_trained
-    from sawyer.pipeline.stages._reward import evaluation_of, reader_of, shaped_trees
+    from sawyer.pipeline.stages._reward import calibration_trees, evaluation_of, reader_of, shaped_trees
     from sawyer.train.objectives import odin, reward_model
 
     context.track(settings.trackers)
     reader = reader_of(context, settings)
     trees, held_out, records = shaped_trees(context, settings, reader)
+    fitting = calibration_trees(context, settings, reader)
     shape = {"centring": settings.centring, "label_smoothing": settings.label_smoothing}
     two = settings.heads == "odin"
     objective = odin(weight=settings.odin_weight, **shape) if two else reward_model(**shape)
     result = fit(context, settings, reader.model, trees, objective, held_out)
     figures: dict[str, Any] = {"comparisons": len(trees), **reader.counts(), **result.figures}
     if held_out and context.is_main:
-        evaluation = evaluation_of(reader.model, held_out, records, settings.token_budget, context.seed)
+        evaluation = evaluation_of(reader.model, held_out, records, fitting, settings.token_budget, context.seed)
         write_json(context.folder / "evaluation.json", evaluation)
         figures["held_out"] = evaluation
     save_trained(context, reader.trainable, result.weights, reader.form, keep_output if two else None)
