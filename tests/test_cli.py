@@ -110,7 +110,8 @@ def test_losses_lists_formula_needs_options_and_paper(command):
     listed = {loss["name"]: loss for loss in json.loads(command("losses", "--json")[1])}
     assert listed["dpo"]["needs"] == ["pairs", "reference"]
     assert listed["simpo"]["options"] == {"beta": 2.0, "gamma": 1.0}
-    assert listed["aot"]["over_rows"] and not listed["dpo"]["over_rows"]
+    assert listed["aot"]["over_rows"]
+    assert not listed["dpo"]["over_rows"]
     (one,) = json.loads(command("losses", "kto", "--json")[1])
     assert one["needs"] == ["labelled", "reference"]
     code, _, err = command("losses", "simp0")
