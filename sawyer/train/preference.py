@@ -23,6 +23,9 @@ SHARED_REFERENCE = "shared_reference_logp"
 """The same of the tokens that `shared` leaves."""
 SCORE = "score"
 """The name under which trees carry what a feedback says of each completion."""
+OPTIMISM = "optimism"
+"""The name under which trees carry the weight with which a completion's log-prob is added to the loss: above 0 for one
+drawn from the reference, which optimism pushes down."""
 DESIRABLE = "desirable"
 """The name under which trees of one labelled completion carry 1 (desirable) or 0, and -1 for one that is not theirs."""
 
@@ -51,10 +54,13 @@ def dpo(*, beta: float = 0.1, label_smoothing: float = 0.0) -> Objective:
 def preference(mix: Sequence[Weighted]) -> Objective:
     """The weighted sum of losses on trees that carry what these need (`REFERENCE`, `SCORE`, `SHARED_REFERENCE`).
 
-    Of trees of more than two completions, losses of pairs take the best and the worst. Reported are, of the best and
-    the worst, the rewards of the first loss (beta times the log-ratio; without a reference beta times the mean log-prob
-    a token), their margin and how often it is right, the log-probs, and `displacement`: by how much the log-prob of the
-    chosen has moved from the reference's, which falls below 0 where a loss lowers both (Razin et al. 2024).
+    Of trees of more than two completions, losses of pairs take the best and the worst. Trees may carry `OPTIMISM`:
+    completions with a weight enter the loss by it, and one that is the last of three or more belongs to no pair.
+
+    Reported are, of the best and the worst, the rewards of the first loss (beta times the log-ratio; without a reference
+    beta times the mean log-prob a token), their margin and how often it is right, the log-probs, and `displacement`: by
+    how much the log-prob of the chosen has moved from the reference's, which falls below 0 where a loss lowers both
+    (Razin et al. 2024, arXiv 2410.08847).
     """
     first = mix[0]
     shared = any(part.loss.name == "ld_dpo" for part in mix)
@@ -62,10 +68,14 @@ def preference(mix: Sequence[Weighted]) -> Objective:
     def terms(model: TreeModel, batch: TreeBatch) -> Terms:
         seen = completions_of(model(batch), batch, shared)
         sums: Terms = {}
+        weight_C = batch.values.get(OPTIMISM)
         for index_R_K in _by_count(batch):
             own = seen.at(index_R_K)
-            pairs = Pairs(own.at((..., 0)), own.at((..., -1)))
+            extra = weight_C is not None and index_R_K.shape[1] > 2
+            pairs = Pairs(own.at((..., 0)), own.at((..., -2 if extra else -1)))
             loss = sum((part.weight * _loss(part, own, pairs).sum() for part in mix), seen.logp_S.new_zeros(()))
+            if weight_C is not None:
+                loss = loss + (weight_C[index_R_K] * own.logp_S).sum()
             for name, value in {"loss": loss, **_figures(first, pairs)}.items():
                 sums[name] = sums[name] + value if name in sums else value
         return sums

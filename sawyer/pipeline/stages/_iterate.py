@@ -17,7 +17,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from sawyer.data.files import write_records
-from sawyer.data.records import Comparison, Prompt
+from sawyer.data.records import Comparison
 from sawyer.errors import SawyerError
 from sawyer.methods import iterative
 from sawyer.models.adapters import Trainable
@@ -26,15 +26,11 @@ from sawyer.models.precision import DTYPES
 from sawyer.numerics import release
 from sawyer.pipeline.files import read_json, write_json
 from sawyer.pipeline.stage import Context
-from sawyer.pipeline.stages._common import chat_of, mean, prompts_of, read_part, reward_model_of
-from sawyer.pipeline.stages._engines import vllm_engine
+from sawyer.pipeline.stages._common import mean, read_part, reward_model_of
+from sawyer.pipeline.stages._live import LivePolicy
 from sawyer.rollout import kv_cache
 from sawyer.rollout.files import generate_resumably
-from sawyer.rollout.prompts import read_prompts
 from sawyer.rollout.protocol import Completion
-from sawyer.rollout.torch_engine import TorchEngine
-from sawyer.rollout.unanswered import OF_THE_PROMPT, left_out
-from sawyer.rollout.vllm_engine import VllmEngine
 from sawyer.train.loop import Objective, train
 from sawyer.train.objectives import sft
 from sawyer.train.preference import SCORE, preference
@@ -46,36 +42,15 @@ from sawyer.trees.tree import TokenTree
 LEARNED = "learned.safetensors"
 
 
-class Iterations:
+class Iterations(LivePolicy):
     """One run of the stage."""
 
     def __init__(self, settings: Any, context: Context) -> None:
-        self.settings = settings
-        self.context = context
-        self.name = context.model(settings.model)
-        self.chat = chat_of(self.name, settings.chat_template)
-        self.device = context.accelerator.device
-        # float32 until the first training casts it
-        self.trainable = self.first_policy()
+        super().__init__(settings, context)
         self.prompts = self.answerable(settings.part)
         self.held_out = self.answerable(settings.validation, settings.validation_prompts)
         self.offline = self.offline_pairs()
-        self.engine = self.make_engine()
-        self.cast_body()
         self.reward = reward_model_of(context, settings.reward, settings.token_budget)
-
-    def first_policy(self) -> Trainable:
-        """pi_0, on the device, before the engine reads it."""
-        trainable = Trainable(lambda: load_policy(self.name), self.settings.lora, seed=self.context.seed)
-        trainable.model.to(self.device)
-        return trainable
-
-    def cast_body(self) -> None:
-        """Cast the body under adapters: now, so that an iterate is merged into the same body before and after a
-        continuation."""
-        for parameter in self.trainable.model.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.to(DTYPES[self.context.precision])
 
     def offline_pairs(self) -> list[Comparison]:
         """The pairs that are there already and fit into the context."""
@@ -96,28 +71,6 @@ class Iterations:
         scores = [1.0, 0.0] if record.scores is None else [record.scores[0], record.scores[-1]]
         tree = comparison_tree(self.chat, record, pair=True)
         return TokenTree(tree.prompt, tree.completions, values={SCORE: scores})
-
-    def answerable(self, part: str, limit: int | None = None) -> list[Prompt]:
-        """The prompts of a part that leave room for an answer; how many do not is said."""
-        prompts = prompts_of(self.context, self.settings.data, part, limit)
-        room = kv_cache.context(self.trainable.model)
-        _, problems = read_prompts(prompts, self.chat, self.settings.sampling.max_tokens, room, keep_failed=True)
-        why = {i: OF_THE_PROMPT + problem for i, problem in enumerate(problems) if problem is not None}
-        if why:
-            self.context.say(left_out(prompts, why, f"prompts of {self.settings.data}/{part}"))
-        return [prompt for i, prompt in enumerate(prompts) if i not in why]
-
-    def make_engine(self) -> TorchEngine | VllmEngine | None:
-        """What generates, with weights of its own; None where another process does."""
-        if self.settings.engine == "vllm":
-            if not self.context.is_main:
-                return None
-            return vllm_engine(self.context, self.settings, self.name, self.chat)
-        model: Any = self.trainable.model
-        if self.settings.lora is not None:
-            model = load_policy(self.name)
-        precision: Any = self.context.precision  # one of the recipe's, which are the engine's
-        return TorchEngine(model.to(self.device), self.chat, precision=precision)
 
     def run(self) -> dict[str, Any]:
         """All iterations; the best of them by validation reward becomes the artifact."""
@@ -241,11 +194,6 @@ class Iterations:
         """Set the policy and the engine to the finished iterate of that folder."""
         self.trainable.take(load_file(folder / LEARNED))
         self.refresh()
-
-    def refresh(self) -> None:
-        """Give the engine the policy's weights, in memory."""
-        if self.engine is not None:
-            self.engine.load(self.trainable.merged())
 
     def answers(self, prompts: list, folder: Path, t: int) -> tuple[list[list[Completion]], dict[str, Any]]:
         """Each prompt's completions, and their rewards, pairs and figures."""
