@@ -57,10 +57,10 @@ def preference(mix: Sequence[Weighted]) -> Objective:
     Of trees of more than two completions, losses of pairs take the best and the worst. Trees may carry `OPTIMISM`:
     completions with a weight enter the loss by it, and one that is the last of three or more belongs to no pair.
 
-    Reported are, of the best and the worst, the rewards of the first loss (beta times the log-ratio; without a reference
-    beta times the mean log-prob a token), their margin and how often it is right, the log-probs, and `displacement`: by
-    how much the log-prob of the chosen has moved from the reference's, which falls below 0 where a loss lowers both
-    (Razin et al. 2024, arXiv 2410.08847).
+    Reported are, of the best and the worst, the rewards of the first loss (beta times the log-ratio, or without a
+    reference times the mean log-prob a token), their margin and how often it is right, the log-probs, and
+    `displacement`: by how much the log-prob of the chosen has moved from the reference's, which falls below 0 where a
+    loss lowers both (Razin et al. 2024, arXiv 2410.08847).
     """
     first = mix[0]
     shared = any(part.loss.name == "ld_dpo" for part in mix)

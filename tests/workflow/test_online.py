@@ -151,7 +151,7 @@ def test_the_reference_stays_the_first_policy(run, monkeypatch):
         return score_trees(model, trees, **settings)
 
     monkeypatch.setattr(_online, "score_trees", scored)
-    stage, updates, _ = run()
+    _, updates, _ = run()
     assert len({id(model) for model in held}) == 1
     trees = updates[-1]
     again = score_trees(held[0], trees)
