@@ -1,6 +1,7 @@
 """Stage `online`: each update is on answers of the policy as it is, and nothing is lost to a kill."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,10 +77,9 @@ def test_the_engine_has_the_weights_of_the_update_before(run, monkeypatch):
     assert given == [True] * 3
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(run, context, reward, tmp_path, monkeypatch):
+def test_a_killed_training_goes_on_to_the_same_weights(run, tmp_path, monkeypatch):
     stage, _, _ = run(checkpoint_every=1)
     whole = load_file(stage.folder / "model.safetensors")
-    rows = logged(stage)
 
     class Killed(Exception):
         pass
@@ -91,18 +91,19 @@ def test_a_killed_training_goes_on_to_the_same_weights(run, context, reward, tmp
             raise Killed
         return step(self, number)
 
-    for name in ("folder", "scratch"):
-        (tmp_path / name).rename(tmp_path / f"first-{name}")
-        (tmp_path / name).mkdir()
-    stage.journal.close() if hasattr(stage, "journal") else None
+    places = {name: tmp_path / f"second-{name}" for name in ("folder", "scratch")}
+    for place in places.values():
+        place.mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(_online.Steps, "step", dies)
         with pytest.raises(Killed):
-            run(stage, checkpoint_every=1)
-    run(stage, checkpoint_every=1)
-    again = load_file(stage.folder / "model.safetensors")
+            run(replace(stage, **places), checkpoint_every=1)
+    second = replace(stage, **places)
+    _, updates, _ = run(second, checkpoint_every=1)
+    assert len(updates) == 1
+    again = load_file(second.folder / "model.safetensors")
     assert all(torch.equal(whole[name], value) for name, value in again.items())
-    assert [row.get("loss") for row in logged(stage)] == [row.get("loss") for row in rows]
+    assert [row.get("loss") for row in logged(second)] == [row.get("loss") for row in logged(stage)]
 
 
 def test_the_gold_reward_itself(run, context):
