@@ -26,7 +26,7 @@ from sawyer.trees.score import score_trees
 from sawyer.trees.tree import TokenTree, TreeBatch
 
 TREE_LOSSES = [loss for loss in LOSSES.values() if loss.data != "labelled"]
-BOLD = {"ipo": {"beta": 0.5}, "sppo": {"beta": 0.05}, "sppo_hard": {"beta": 0.5}, "simpo": {"gamma": 0.5}}
+BOLD = {"sppo": {"beta": 0.05}, "simpo": {"gamma": 0.5}}
 
 
 def carrying(trees, scores=(0.9, 0.5, 0.1)):
@@ -66,7 +66,7 @@ def test_every_loss_learns_to_prefer_the_chosen(loss, policy, toy, referred, opt
     train(model, trees, objective, settings, precision="fp32", seed=0, journal=Silent(), title="toy")
     after = measure(model, held_out, objective, 512)
     assert after["loss"] < before["loss"]
-    assert after["accuracy"] > 0.9
+    assert after["accuracy"] > 0.8
     assert after["logp_chosen"] - after["logp_rejected"] > before["logp_chosen"] - before["logp_rejected"]
 
 
@@ -150,23 +150,16 @@ def test_bcos_shift_is_the_mean_reward_of_the_row(policy, toy, referred):
 
 
 def test_of_a_ranking_losses_of_pairs_take_the_best_and_the_worst(policy, toy, referred):
-    model, rankings = policy(), referred(toy(6, k=3))
-    pairs = [
-        TokenTree(
-            t.prompt, [t.completions[0], t.completions[2]], values={REFERENCE: [t.values[REFERENCE][i] for i in (0, 2)]}
-        )
-        for t in rankings
-    ]
+    model = policy()
+    rankings, pairs = [], []
+    for i, tree in enumerate(referred(toy(6, k=3))):
+        moved = [value + shift for value, shift in zip(tree.values[REFERENCE], (i - 2.5, 9.0, 2.0), strict=True)]
+        rankings.append(TokenTree(tree.prompt, tree.completions, values={REFERENCE: moved}))
+        pairs.append(TokenTree(tree.prompt, tree.completions[::2], values={REFERENCE: moved[::2]}))
     objective = preference([Weighted(LOSSES["dpo"])])
-    mixed = [*rankings, *[TokenTree(t.prompt, t.completions, values=dict(t.values)) for t in pairs]]
     expected = measure(model, pairs, objective, 4096)
-    found = measure(
-        model,
-        [TokenTree(t.prompt, t.completions, values={REFERENCE: t.values[REFERENCE]}) for t in mixed],
-        objective,
-        4096,
-    )
-    assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert 0 < expected["accuracy"] < 1
+    assert measure(model, [*rankings, *pairs], objective, 4096) == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_shared_sums_are_those_of_the_first_tokens(policy, toy, referred):
