@@ -48,8 +48,9 @@ class Completions:
 
     def at(self, index: Any) -> Completions:
         """Those that a tensor's index of theirs picks."""
-        picked = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Completions(**{name: None if value is None else value[index] for name, value in picked.items()})
+        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        picked: dict[str, Any] = {name: None if value is None else value[index] for name, value in given.items()}
+        return Completions(**picked)
 
     def tail_scaled(self, alpha: float) -> Completions:
         """The log-probs of what is longer than the pair's other completion times `alpha` (LD-DPO)."""

@@ -75,7 +75,9 @@ class Steps(LivePolicy):
         n = 1 if self._xpo else settings.n
         answers = self.generate(self.engine, prompts, settings.sampling, n, step)
         theirs = self.generate(self.optimist, prompts, settings.sampling, 1, step) if self.optimist else None
-        candidates = [[*own, *more] for own, more in zip(answers, theirs, strict=True)] if self._xpo else answers
+        candidates = answers
+        if self._xpo and theirs is not None:
+            candidates = [[*own, *more] for own, more in zip(answers, theirs, strict=True)]
         texts = [[completion.text for completion in own] for own in candidates]
         scores = self.context.processes.on_main(lambda: self.feedback.score(prompts, texts))
         pairs = iterative.choose_pairs(scores, texts, settings.pairs, self.context.seed + step)
