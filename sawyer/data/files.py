@@ -297,6 +297,7 @@ def _write(file: Any, rows: Iterable[Mapping[str, Any]], suffix: str) -> None:
     if suffix == ".parquet":
         parquet.write(file, rows)
         return
+    texts: Iterable[str]
     if suffix.startswith(".jsonl"):
         texts = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     else:

@@ -60,8 +60,8 @@ def question_trees(
 
     def make(pair: Comparison) -> TokenTree:
         first = chosen_is_first(pair, context.seed)
-        answers = pair.completions if first else pair.completions[::-1]
-        return question_tree(chat, pair.prompt, *answers, letters=[letters[0 if first else 1]])
+        a, b = (pair.chosen, pair.rejected) if first else (pair.rejected, pair.chosen)
+        return question_tree(chat, pair.prompt, a, b, letters=[letters[0 if first else 1]])
 
     what = f"pairs of {settings.data}/{part}"
     kept = build(pairs, make, max_tokens=settings.max_tokens, max_dropped=settings.max_dropped, what=what)
