@@ -73,7 +73,8 @@ def made_up(monkeypatch):
             name += f"-{job['layout'][0]}x{job['layout'][1]}-{job['sequences']}"
         return {
             "seconds": [100 / made_up.speed.get(name, 10.0)], "tokens": [100], "flops": 1e8, "memory_bytes": 130,
-            "needed_bytes": 100, "tokenizer_bytes": 20, "completions": made_up.completions.get(job["contender"], [[1, 2]]),
+            "needed_bytes": 100, "tokenizer_bytes": 20,
+            "completions": made_up.completions.get(job["contender"], [[1, 2]]),
         }  # fmt: skip
 
     monkeypatch.setattr(measure, "in_own_process", answer)
