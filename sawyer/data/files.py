@@ -297,10 +297,11 @@ def _write(file: Any, rows: Iterable[Mapping[str, Any]], suffix: str) -> None:
     if suffix == ".parquet":
         parquet.write(file, rows)
         return
+    texts: Iterable[str]
     if suffix.startswith(".jsonl"):
         texts = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     else:
-        texts = iter([json.dumps(list(rows), ensure_ascii=False, allow_nan=False, indent=1) + "\n"])
+        texts = [json.dumps(list(rows), ensure_ascii=False, allow_nan=False, indent=1) + "\n"]
     with _packed(file, suffix) as out:
         for text in texts:
             out.write(text.encode("utf-8"))

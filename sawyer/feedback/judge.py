@@ -17,7 +17,7 @@ from typing import Literal
 from sawyer.data.records import Message, Prompt, user
 from sawyer.errors import SawyerError
 from sawyer.feedback.protocol import uniform
-from sawyer.rollout.protocol import Engine, Sampling
+from sawyer.rollout.protocol import Completion, Engine, Sampling
 
 UNREADABLE = -1.0
 """The rating of an answer that the judge did not rate."""
@@ -134,7 +134,7 @@ class Judge:
         """The judge's answers; what it could not answer is empty.
 
         Raises:
-            SawyerError: it has answered nothing so far, or would answer something another time: an outage is no draw.
+            SawyerError: it has answered nothing so far, or `_refuse_faults` raises it.
         """
         if not prompts:
             return []
@@ -142,13 +142,28 @@ class Judge:
         self.answered += sum(own[0].error is None for own in answers)
         if not self.answered:
             raise SawyerError(f"the judge answered none of {len(prompts)} questions; the first: {answers[0][0].error}")
-        later = [own[0].error for own in answers if own[0].again]
-        if later:
-            raise SawyerError(
-                f"the judge left {len(later)} of {len(prompts)} questions for another time; the first: {later[0]}; run "
-                "the same again later"
-            )
+        _refuse_faults([own[0] for own in answers if own[0].error is not None], len(prompts))
         return [own[0].text for own in answers]
+
+
+def _refuse_faults(failed: Sequence[Completion], asked: int) -> None:
+    """A missing answer counts as a draw where the question is to blame, and not where the judge is.
+
+    Raises:
+        SawyerError: the model has diverged, or something would be answered another time: an outage is no draw.
+    """
+    if not failed:
+        return
+    from sawyer.rollout.search import DIVERGED
+
+    if any(completion.error == DIVERGED for completion in failed):
+        raise SawyerError(f"the judge cannot answer: {DIVERGED}")
+    later = [completion.error for completion in failed if completion.again]
+    if later:
+        raise SawyerError(
+            f"the judge left {len(later)} of {asked} questions for another time; the first: {later[0]}; run the same "
+            "again later"
+        )
 
 
 def comparison_prompt(messages: Sequence[Message], a: str, b: str) -> Prompt:

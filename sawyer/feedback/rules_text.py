@@ -24,7 +24,7 @@ _VOWELS = re.compile(r"[aeiouy]+")
 _SILENT = re.compile(r"(?:[^aeiouyl]e|[aeiouy]les?|[^aeiouytd]ed|[^aeiouylscgxzh]es)$")
 
 
-@dataclass(frozen=True)
+@dataclass
 class TextRule:
     """A rule of the text as feedback."""
 

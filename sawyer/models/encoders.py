@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -40,7 +40,7 @@ class BiEncoder(nn.Module):
     def __init__(self, body: PreTrainedModel, *, seed: int = 0) -> None:
         super().__init__()
         if hasattr(body, "pooler"):
-            body.pooler = None
+            cast(Any, body).pooler = None
         self._name = body.base_model_prefix
         self.add_module(self._name, body)  # its weights have the names by which AutoModel finds them
         size = body.config.hidden_size

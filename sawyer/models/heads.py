@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -62,4 +63,4 @@ def keep_output(model: PreTrainedModel, output: int = 0) -> None:
     model.config.num_labels = 1
     model.config.problem_type = "regression"
     if hasattr(model, "num_labels"):
-        model.num_labels = 1
+        cast(Any, model).num_labels = 1

@@ -15,7 +15,7 @@ Gap = Literal["margin", "weight", "square"]
 
 
 def score_gaps(records: Sequence[Comparison]) -> list[float]:
-    """The chosen completion's score less the rejected one's, for each pair; never negative.
+    """The chosen completion's score less the rejected one's, for each pair; always positive.
 
     Raises:
         SawyerError: a record has no scores, or more than two completions.
@@ -37,17 +37,8 @@ def score_gaps(records: Sequence[Comparison]) -> list[float]:
 
 
 def mean_gap(gaps: Sequence[float]) -> float:
-    """The mean difference, by which weights are divided.
-
-    Raises:
-        SawyerError: it is 0, since the scores of every pair are equal.
-    """
-    mean = sum(gaps) / max(1, len(gaps))
-    if mean == 0:
-        raise SawyerError(
-            "`gap: weight` has nothing to weigh by, both scores of every pair are equal: set `gap: ignore`"
-        )
-    return mean
+    """The mean difference, by which weights are divided."""
+    return sum(gaps) / len(gaps)
 
 
 def with_gaps(

@@ -202,7 +202,7 @@ def test_the_memory_of_reading_and_writing_does_not_grow_with_the_file(tmp_path,
             tracemalloc.stop()
 
     peak(10)
-    assert peak(20_000) < peak(5_000) + 500_000
+    assert peak(30_000) < peak(10_000) + 500_000  # more rows than parquet holds at a time in both
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from sawyer.feedback.protocol import prefer
 from sawyer.rollout.api_engine import ApiEngine
 from sawyer.rollout.api_settings import ApiSettings
 from sawyer.rollout.protocol import Completion
+from sawyer.rollout.search import DIVERGED
 from tests.rollout.chat_server import completion
 from tests.rollout.conftest import serve
 
@@ -100,6 +101,12 @@ def test_what_would_be_answered_another_time_is_no_draw():
     ):
         with pytest.raises(SawyerError, match=said):
             ask()
+
+
+def test_a_judge_that_has_diverged_prefers_nothing():
+    judge = Judge(Scripted(lambda question: Completion.failed(DIVERGED) if "river" in question else "[[A]]"))
+    with pytest.raises(SawyerError, match="the judge cannot answer: the model's logits are not numbers"):
+        judge.prefer([PROMPT, Prompt("Why?")], [("x", "y"), ("x", "y")])
 
 
 def test_questions_without_a_verdict_are_counted():

@@ -10,7 +10,7 @@ from sawyer.pipeline import stage as stage_module
 from sawyer.pipeline.plan import plan
 from sawyer.pipeline.recipe import load_recipe
 from sawyer.pipeline.run import run_recipe
-from sawyer.pipeline.stages import data, evaluate, generate, iterate, label, sft
+from sawyer.pipeline.stages import data, evaluate, generate, iterate, label, reward, sft
 
 SOURCE = "{source: file, path: pairs.jsonl}"
 HEAD = "name: x\nmodel: tiny\nseed: 0\nstages:\n"
@@ -24,7 +24,7 @@ BOTH = f"""{HEAD}
 def real_stages(tmp_path):
     rows = [{"prompt": f"Why {i}?", "chosen": f"Because {i}.", "rejected": "No."} for i in range(60)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    modules = (data, evaluate, generate, iterate, label, sft)
+    modules = (data, evaluate, generate, iterate, label, reward, sft)
     with stage_module.register(*(module.STAGE for module in modules)):
         yield
 

@@ -52,19 +52,17 @@ def test_it_learns_which_answer_is_better_and_not_where_it_stands(saved_policy, 
 
 def test_what_is_left_out_is_counted_and_too_much_is_refused(saved_policy, run_stage):
     bad = [Comparison((user("a"), user("b")), ("+", "-")), Comparison((user("c"),), ("+", " "))]
-    ties = [Comparison((user("d"),), ("+", "-"), (1, 1))]
-    data = {"pairs": {"train": [*asked(8), *bad, *ties]}}
+    data = {"pairs": {"train": [*asked(8), *bad]}}
     _, figures = run_stage(STAGE, saved_policy(), data, **{**SMALL, "steps": 1})
     assert figures["pairs"] == 8
     assert figures["filtered"] == {
-        "turns that do not alternate between user and assistant": 1, "an empty turn": 1, "equal scores (pairs)": 1,
+        "turns that do not alternate between user and assistant": 1, "an empty turn": 1,
     }  # fmt: skip
-    with pytest.raises(SawyerError, match="2 of 11 comparisons of pairs/train cannot be used"):
+    with pytest.raises(SawyerError, match="2 of 10 comparisons of pairs/train cannot be used"):
         run_stage(STAGE, saved_policy(), data, **{**SMALL, "steps": 1, "max_filtered": 0.1})
 
 
-def test_rankings_give_every_pair_but_those_of_equal_scores():
-    ranking = Comparison((user("e"),), ("a", "b", "c"), (3, 2, 2))
-    pairs, ties = split_pairs([ranking, *asked(1)])
-    assert [pair.completions for pair in pairs] == [("a", "b"), ("a", "c"), ("+++", "---")]
-    assert ties == 1
+def test_rankings_give_every_pair():
+    ranking = Comparison((user("e"),), ("b", "a", "c"), (2, 3, 1))
+    pairs = split_pairs([ranking, *asked(1)])
+    assert [pair.completions for pair in pairs] == [("a", "b"), ("a", "c"), ("b", "c"), ("+++", "---")]

@@ -122,7 +122,6 @@ def test_odin_depends_on_length_less(saved_policy, run_stage):
     [
         ({"gap": "margin"}, "unscored", "`gap` needs the scores of both completions, and comparison 1 has none"),
         ({"gap": "square"}, "rankings", "`gap` is for pairs, and comparison 1 has 3 completions"),
-        ({"gap": "weight"}, "ties", "both scores of every pair are equal"),
         ({"label_smoothing": 0.1}, "rankings", "`label_smoothing` is for pairs"),
         ({"encoder": "cross"}, "scored", "is a decoder: leave `encoder` out"),
     ],
@@ -133,7 +132,6 @@ def test_what_the_data_cannot_give_is_one_sentence(settings, records, sentence, 
         "unscored": pairs(4, scored=False),
         "scored": pairs(4),
         "rankings": [Comparison(ask, ("a", "b", "c"), (3, 2, 1))],
-        "ties": [Comparison(ask, ("a", "b"), (1, 1))],
     }[records]
     with pytest.raises(SawyerError, match=sentence) as error:
         run_stage(STAGE, saved_policy(), {"pairs": {"train": train}}, data="pairs", **SMALL, **settings)

@@ -56,6 +56,17 @@ def test_the_hh_recipe_runs_from_local_files(tmp_path, saved_policy):
     assert judge["accuracy"]["n"] > 0
 
 
+def test_a_part_to_calibrate_on_that_is_not_there_is_found_before_the_run(tmp_path, saved_policy, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / "hh.jsonl.gz", 10)
+    settings = {"model": saved_policy("llama"), "stages.pairs.source.path": "hh.jsonl.gz"}
+    settings["stages.reward.calibrate"] = "dev"
+    options = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    code, _, err = command("run", "reward-hh", *options, "--check")
+    assert code == 2
+    assert "stages.reward.calibrate: 'pairs' has no part 'dev'; its parts are train, validation, test" in err
+
+
 @pytest.mark.slow
 def test_the_reward_recipe_measures_on_prompts_apart(tmp_path, saved_policy):
     write_pairs(tmp_path / "hh.jsonl.gz", 80)

@@ -59,7 +59,8 @@ def _without_prompt(
     places: Mapping[str, str], children: Mapping[str, list[Placed]], roots: list[Placed]
 ) -> Iterator[str]:
     """Where the messages stand that no prompt leads to: one before them is missing, or they answer each other."""
-    reached, ahead = set(), [root["message_id"] for _, root in roots]
+    reached: set[str] = set()
+    ahead = [root["message_id"] for _, root in roots]
     while ahead:
         own = ahead.pop()
         reached.add(own)

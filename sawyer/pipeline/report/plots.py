@@ -152,11 +152,11 @@ def reliability(evaluation: Mapping[str, Any], name: str, label: str | None = No
             width = bin["high"] - bin["low"]
             axes.bar(bin["low"], 0.3 * bin["n"] / total, width, align="edge", color=GRID, linewidth=0)
         labels = ("as trained", f"divided by T = {calibration['temperature']:.2f}" if after else "")
-        for diagram, colour, label in zip((before, after), (RAMP[0], RAMP[4]), labels, strict=True):
+        for diagram, colour, name_of_line in zip((before, after), (RAMP[0], RAMP[4]), labels, strict=True):
             filled = [bin for bin in diagram if bin["n"]]
             if filled:
                 x, y = ([bin[key] for bin in filled] for key in ("confidence", "accuracy"))
-                axes.plot(x, y, marker="o", markersize=5, color=colour, linewidth=1.8, label=label)
+                axes.plot(x, y, marker="o", markersize=5, color=colour, linewidth=1.8, label=name_of_line)
         axes.set_xlim(0.49, 1.01)
         axes.set_ylim(0, 1.03)
         axes.set_xlabel("confidence, sigmoid(|margin|)  (bars: share of pairs)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field, model_validator
 
@@ -86,9 +86,19 @@ def read_part(context: Context, ref: str, part: str, kinds: tuple[type, ...], li
     return records
 
 
+class Limits(Protocol):
+    """How long records may be, and how many of them longer."""
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    @property
+    def max_dropped(self) -> float: ...
+
+
 def trees_of(
     context: Context,
-    settings: TrainingSettings,
+    settings: Limits,
     ref: str,
     part: str,
     kinds: tuple[type, ...],

@@ -38,7 +38,8 @@ def train_multi_objective(settings: Settings, context: Context) -> dict[str, Any
     rated, ratings = trees_of(context, settings, settings.ratings, settings.ratings_part, (Conversation,), rate)
     names, rating_C_A = ratings_of(ratings)
     pairs, _ = trees_of(context, settings, settings.data, settings.part, (Comparison,), rank)
-    held_out, records = [], []
+    held_out: list[TokenTree] = []
+    records: list[Comparison] = []
     if settings.validation:
         held_out, records = trees_of(context, settings, settings.data, settings.validation, (Comparison,), rank)
 

@@ -53,17 +53,15 @@ def question_trees(
             f"{worst}); mend the data, or allow more with `max_filtered`"
         )
     sound = [record for record, fault in zip(records, faults, strict=True) if fault is None]
-    pairs, ties = split_pairs(sound)
-    if ties:
-        filtered["equal scores (pairs)"] = ties
+    pairs = split_pairs(sound)
     for reason, count in filtered.items():
         context.say(f"{count} of {settings.data}/{part} left out: {reason}")
     letters = letter_ids(chat)
 
     def make(pair: Comparison) -> TokenTree:
         first = chosen_is_first(pair, context.seed)
-        answers = pair.completions if first else pair.completions[::-1]
-        return question_tree(chat, pair.prompt, *answers, letters=[letters[0 if first else 1]])
+        a, b = (pair.chosen, pair.rejected) if first else (pair.rejected, pair.chosen)
+        return question_tree(chat, pair.prompt, a, b, letters=[letters[0 if first else 1]])
 
     what = f"pairs of {settings.data}/{part}"
     kept = build(pairs, make, max_tokens=settings.max_tokens, max_dropped=settings.max_dropped, what=what)
@@ -72,17 +70,13 @@ def question_trees(
     return Questions(kept.trees, [pairs[i] for i in kept.indices], dict(filtered))
 
 
-def split_pairs(records: Sequence[Comparison]) -> tuple[list[Comparison], int]:
-    """Every pair of each comparison's completions, better first, and how many were left out for equal scores."""
-    pairs: list[Comparison] = []
-    ties = 0
-    for record in records:
-        for i, j in combinations(range(len(record.completions)), 2):
-            if record.scores is not None and record.scores[i] == record.scores[j]:
-                ties += 1
-                continue
-            pairs.append(Comparison(record.prompt, (record.completions[i], record.completions[j]), None, record.info))
-    return pairs, ties
+def split_pairs(records: Sequence[Comparison]) -> list[Comparison]:
+    """Every pair of each comparison's completions, better first."""
+    return [
+        Comparison(record.prompt, pair, None, record.info)
+        for record in records
+        for pair in combinations(record.completions, 2)
+    ]
 
 
 def evaluation_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -58,15 +58,16 @@ def reader_of(context: Context, settings: Settings) -> Reader:
         raise SawyerError(f"{name} is a decoder: leave `encoder` out, or start from an encoder such as RoBERTa")
     if settings.encoder == "cross" and kind == "bi":
         raise SawyerError(f"{name} is a bi-encoder: go on with `encoder: bi`, or start from the encoder it came from")
-    load: Callable[[], Any]
-    if settings.encoder == "bi":
-        load = lambda: load_bi_encoder(name, fresh_heads=True, seed=context.seed)
-    else:
-        load = lambda: load_sequence_classifier(name, num_labels=outputs, fresh_head=True, seed=context.seed)
+    bi = settings.encoder == "bi"
+
+    def load() -> Any:
+        if bi:
+            return load_bi_encoder(name, fresh_heads=True, seed=context.seed)
+        return load_sequence_classifier(name, num_labels=outputs, fresh_head=True, seed=context.seed)
+
     trainable = Trainable(load, settings.lora, task="SEQ_CLS", seed=context.seed)
     if settings.encoder is None:
         return Reader(trainable, TreeReward(trainable.model), chat_of(name, settings.chat_template))
-    bi = settings.encoder == "bi"
     model = BiEncoderReward(cast(Any, trainable.model)) if bi else CrossEncoderReward(trainable.model)
     limit = min(settings.max_tokens, model.context or settings.max_tokens)
     return Reader(trainable, model, PairFormat(load_tokenizer(name), limit, apart=bi))

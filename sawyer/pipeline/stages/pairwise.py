@@ -14,7 +14,7 @@ class Settings(TrainingSettings):
     model: Annotated[str, Ref("policy", "preference_model")]
     """The model to start from."""
     data: Annotated[str, Ref("data")]
-    """Comparisons; of more than two completions every pair is taken but those of equal scores."""
+    """Comparisons; of more than two completions every pair is taken."""
     learning_rate: float = Field(default=5e-6, gt=0)
     """Peak learning rate."""
     max_filtered: float = Field(default=0.2, ge=0, le=1)
