@@ -43,7 +43,7 @@ lint: setup ## Check style, formatting and types.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: setup ## Measure training against TRL, generation against transformers and CTranslate2.
+bench: setup ## Measure training against TRL, scoring and generation against transformers and CTranslate2.
 	@echo "Measuring against TRL, transformers and CTranslate2; each benchmark prints its figures and the command that made them."
 	@$(BIN)/python -m benchmarks $(ARGS)
 

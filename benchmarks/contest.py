@@ -1,4 +1,4 @@
-"""One benchmark from beginning to end: work, turns, sameness, figures.
+"""One benchmark of training from beginning to end: work, turns, sameness, figures.
 
 In every round the machine's matrix-multiply peak is measured, then each contender has one turn in a process of its own:
 ours, TRL at micro-batch 1, at 2, ... so that whatever else the machine does falls on all alike. After the first round
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
 import tempfile
@@ -26,7 +27,7 @@ TRUTH_UPDATES = 2
 
 def options(task: str) -> argparse.ArgumentParser:
     """The command line of one benchmark."""
-    unit = "conversations" if task == "sft" else "pairs"
+    unit = {"sft": "conversations", "reward": "pairs or rankings"}.get(task, "pairs")
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{task}", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -35,6 +36,10 @@ def options(task: str) -> argparse.ArgumentParser:
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="what both sides compute in")
     add("--data", type=Path, help="an HH-RLHF file; without it, text cut to the lengths of real data")
     add("--pairs", "--rows", dest="rows", type=int, default=32, help=f"{unit} in a turn")
+    if task == "reward":
+        add("--ranking", type=int, default=2, help="completions of a prompt; of more than 2, TRL gets all pairs")
+    else:
+        parser.set_defaults(ranking=2)
     add("--batch", type=int, default=8, help=f"{unit} in an update, on both sides")
     add("--rounds", type=int, default=2, help="turns of each contender")
     add("--micro-batches", default="1,2,4,8", help="TRL's micro-batches to try")
@@ -78,7 +83,7 @@ def run(task: str, chosen: argparse.Namespace) -> dict[str, Any]:
     peers.require(chosen.peer)
     micro_batches = _checked_sizes(chosen)
     rows = _rows(task, chosen)
-    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in _contenders(task, micro_batches)}
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in _contenders(task, chosen.ranking, micro_batches)}
     peaks: list[dict[str, Any]] = []
     verdict: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -99,15 +104,13 @@ def run(task: str, chosen: argparse.Namespace) -> dict[str, Any]:
             "profile": False,
         }
         for turn in range(chosen.rounds):
-            peaks.append(
-                measure.in_own_process({**job, "contender": "peak", "micro_batch": None, "padding_free": False})
-            )
-            _say(turn, chosen, f"peak      {peaks[-1]['flops_per_second'] / 1e9:8.0f} GFLOP/s")
+            peaks.append(measure.in_own_process({**job, "contender": "peak", "micro_batch": None}))
+            _say(turn, chosen, f"peak         {peaks[-1]['flops_per_second'] / 1e9:8.0f} GFLOP/s")
             for name in turns:
                 result = measure.in_own_process({**job, **_who(name)})
                 turns[name].append(result)
                 seconds = mean(result["step_seconds"][work.WARM_UP :])
-                _say(turn, chosen, f"{name:10}{seconds:8.2f} s / update {result['peak_memory_mib']:8.0f} MiB")
+                _say(turn, chosen, f"{name:13}{seconds:8.2f} s / update {result['peak_memory_mib']:8.0f} MiB")
             if turn == 0:
                 truths = _truths(job, micro_batches) if chosen.precision == "bf16" else {}
                 verdict = sameness.check(
@@ -121,6 +124,7 @@ def run(task: str, chosen: argparse.Namespace) -> dict[str, Any]:
         "task": task,
         "precision": chosen.precision,
         "n": len(rows),
+        "ranking": chosen.ranking,
         "batch": chosen.batch,
         "rounds": chosen.rounds,
         "threads": chosen.threads,
@@ -144,8 +148,12 @@ def _checked_sizes(chosen: argparse.Namespace) -> list[int]:
         micro_batches = [int(size) for size in chosen.micro_batches.split(",")]
     except ValueError:
         raise SawyerError(f"--micro-batches takes numbers such as 1,2,4,8, not {chosen.micro_batches!r}") from None
-    if any(size < 1 or chosen.batch % size for size in micro_batches):
-        raise SawyerError(f"every one of --micro-batches must divide --batch, which is {chosen.batch}")
+    if chosen.ranking < 2:
+        raise SawyerError("--ranking must be at least 2: one completion alone has no rank")
+    pairs = math.comb(chosen.ranking, 2)
+    if any(size < 1 or chosen.batch * pairs % size for size in micro_batches):
+        of = f"the {chosen.batch * pairs} pairs of an update" if pairs > 1 else f"--batch, which is {chosen.batch}"
+        raise SawyerError(f"every one of --micro-batches must divide {of}")
     if chosen.rows % chosen.batch or not chosen.rows:
         raise SawyerError("--pairs must be a multiple of --batch")
     if chosen.rounds < 1:
@@ -157,32 +165,39 @@ def _rows(task: str, chosen: argparse.Namespace) -> list[work.Row]:
     from sawyer.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(chosen.model)
-    if chosen.data is not None:
-        read = work.hh_conversations if task == "sft" else work.hh_pairs
-        return read(chosen.data, chosen.rows, tokenizer, chosen.max_length)
-    make = work.generated_conversations if task == "sft" else work.generated_pairs
-    return make(chosen.rows, tokenizer, chosen.max_length, chosen.seed)
+    if task == "sft":
+        if chosen.data is not None:
+            return work.hh_conversations(chosen.data, chosen.rows, tokenizer, chosen.max_length)
+        return work.generated_conversations(chosen.rows, tokenizer, chosen.max_length, chosen.seed)
+    return work.rankings(chosen.data, chosen.rows, chosen.ranking, tokenizer, chosen.max_length, chosen.seed)
 
 
-def _contenders(task: str, micro_batches: list[int]) -> list[str]:
-    """Ours, and TRL at each micro-batch; for SFT, where TRL can, without padding too (its documentation asks for
-    FlashAttention then, but on short rows the CPU's attention gives the same results, which we check)."""
+def _contenders(task: str, ranking: int, micro_batches: list[int]) -> list[str]:
+    """Ours, and TRL at each micro-batch; on rankings ours by TRL's loss, too, so that the two can be compared; for SFT,
+    where TRL can, without padding too (its documentation asks for FlashAttention then, but on short rows the CPU's
+    attention gives the same results, which we check)."""
+    same_loss = ["sawyer-pairs"] if ranking > 2 else []
     free = [f"trl-{size}-free" for size in micro_batches if task == "sft" and size > 1]
-    return ["sawyer", *(f"trl-{size}" for size in micro_batches), *free]
+    return ["sawyer", *same_loss, *(f"trl-{size}" for size in micro_batches), *free]
 
 
 def _who(name: str) -> dict[str, Any]:
     contender, _, rest = name.partition("-")
     size, _, free = rest.partition("-")
-    return {"contender": contender, "micro_batch": int(size) if size else None, "padding_free": bool(free)}
+    return {
+        "contender": contender,
+        "all_pairs": rest == "pairs",
+        "micro_batch": int(size) if size.isdigit() else None,
+        "padding_free": bool(free),
+    }
 
 
 def _truths(job: dict[str, Any], micro_batches: list[int]) -> dict[str, dict[str, Any]]:
-    """Both sides in fp32, for the first few updates."""
+    """Both sides in fp32, with the same loss, for the first few updates."""
     short = {**job, "precision": "fp32", "limit": min(job["limit"], TRUTH_UPDATES * job["batch"])}
     smallest = min(micro_batches)
     return {
-        "sawyer": measure.in_own_process({**short, **_who("sawyer")}),
+        "sawyer": measure.in_own_process({**short, **_who("sawyer-pairs")}),  # of pairs the loss is the same
         "trl": measure.in_own_process({**short, **_who(f"trl-{smallest}")}),
     }
 

@@ -16,7 +16,7 @@ def load(job: dict[str, Any]) -> PreTrainedModel:
     Weights unpacked from four bits lie half-way between two bfloat16 numbers by the million, where the smallest update
     turns the rounding: fp32 and bf16 would part after one update whatever either side computes (docs/experiments.md).
     """
-    if job["task"] == "reward":
+    if job["task"] in ("reward", "scoring"):
         model = load_sequence_classifier(job["model"], fresh_head=True, seed=job["seed"])
     else:
         model = load_policy(job["model"])

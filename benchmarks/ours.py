@@ -12,8 +12,9 @@ from torch import nn
 from benchmarks.models import load
 from benchmarks.work import Row
 from sawyer.journal import Silent
+from sawyer.losses.reward import bradley_terry
 from sawyer.train import objectives
-from sawyer.train.loop import data_order, train
+from sawyer.train.loop import Objective, Terms, data_order, train
 from sawyer.train.reference import with_reference
 from sawyer.train.settings import OptimizerSettings
 from sawyer.trees.model import TreeModel, TreePolicy, TreeReward
@@ -39,7 +40,7 @@ def run(job: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     model: TreeModel
     if job["task"] == "reward":
         model = TreeReward(load(job))
-        objective = objectives.reward_model()
+        objective = all_pairs() if job["all_pairs"] else objectives.reward_model()
     else:
         model = TreePolicy(load(job))
         objective = objectives.dpo() if job["task"] == "dpo" else objectives.sft()
@@ -58,6 +59,18 @@ def run(job: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         "reference_seconds": reference_seconds,
         "step_flops": [step_flops(model.core, batch) for batch in steps],
     }
+
+
+def all_pairs() -> Objective:
+    """The mean Bradley-Terry loss over all pairs of each ranking (Ouyang et al. 2022, equation 1), which is what TRL
+    minimises on the pairs written out."""
+
+    def terms(model: TreeModel, batch: TreeBatch) -> Terms:
+        reward_R_K = batch.by_tree(model(batch))
+        better, worse = torch.triu_indices(reward_R_K.shape[1], reward_R_K.shape[1], offset=1)
+        return {"loss": bradley_terry(reward_R_K[:, better], reward_R_K[:, worse]).mean(1).sum()}
+
+    return Objective(terms)
 
 
 def step_flops(model: nn.Module, trees: Sequence[TokenTree]) -> float:
@@ -88,7 +101,7 @@ def step_flops(model: nn.Module, trees: Sequence[TokenTree]) -> float:
 
 def _tree(row: Row) -> TokenTree:
     if "prompt" in row:
-        return TokenTree(row["prompt"], (row["chosen"], row["rejected"]))
+        return TokenTree(row["prompt"], row["completions"])
     start = row["scored"].index(True)
     return TokenTree(row["ids"][:start], (row["ids"][start:],), scored=(row["scored"][start:],))
 

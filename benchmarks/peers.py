@@ -8,6 +8,7 @@ float32 weights. What is changed in the trainers is what it takes to hand them t
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import tempfile
 import time
 from collections.abc import Sequence
@@ -35,7 +36,9 @@ def run(job: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
 
     kind: Any
     arguments: Any
-    task, accumulation = job["task"], job["batch"] // job["micro_batch"]
+    task = job["task"]
+    columns = [column for row in rows for column in _columns(task, row)]
+    accumulation = job["batch"] * len(columns) // len(rows) // job["micro_batch"]
     common: dict[str, Any] = dict(
         per_device_train_batch_size=job["micro_batch"],
         gradient_accumulation_steps=accumulation,
@@ -72,7 +75,7 @@ def run(job: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         trainer = _recording(kind)(
             model=model,
             args=arguments,
-            train_dataset=Dataset.from_list([_columns(task, row) for row in rows]),
+            train_dataset=Dataset.from_list(columns),
             processing_class=load_tokenizer(job["model"]),
             callbacks=[clock],
         )
@@ -88,14 +91,15 @@ def run(job: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _columns(task: str, row: Row) -> dict[str, list[int]]:
-    """A row in the columns that TRL's collators read."""
+def _columns(task: str, row: Row) -> list[dict[str, list[int]]]:
+    """A row in the columns that TRL's collators read: one line, or one for each pair of a ranking."""
+    if "ids" in row:
+        labels = [token if scored else -100 for token, scored in zip(row["ids"], row["scored"], strict=True)]
+        return [{"input_ids": row["ids"], "labels": labels}]
+    prompt, pairs = row["prompt"], itertools.combinations(row["completions"], 2)
     if task == "dpo":
-        return {f"{part}_ids": row[part] for part in ("prompt", "chosen", "rejected")}
-    if task == "reward":
-        return {f"{part}_ids": row["prompt"] + row[part] for part in ("chosen", "rejected")}
-    labels = [token if scored else -100 for token, scored in zip(row["ids"], row["scored"], strict=True)]
-    return {"input_ids": row["ids"], "labels": labels}
+        return [{"prompt_ids": prompt, "chosen_ids": better, "rejected_ids": worse} for better, worse in pairs]
+    return [{"chosen_ids": prompt + better, "rejected_ids": prompt + worse} for better, worse in pairs]
 
 
 def _recording(kind: type) -> type:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from statistics import mean, median
 from typing import Any
 
-from benchmarks.work import WARM_UP, Row, tokens_once, tokens_twice
+from benchmarks.sameness import FIGURES
+from benchmarks.work import WARM_UP, Row, tokens_in_pairs, tokens_once
 
 SAME_BATCH = 8
 
@@ -19,24 +20,31 @@ def figures(turns: dict[str, list[dict[str, Any]]], rows: list[Row], batch: int,
     """The figures of each contender, and the headline ratios.
 
     `speed_ratio` is against TRL at the fastest of all its settings; `speed_ratio_padded` leaves out its padding-free
-    ones (SFT only has them); `speed_ratio_same_batch` and `memory_ratio` are at micro-batch 8, padded.
+    ones (SFT only has them); `speed_ratio_same_loss` is of our turns by TRL's loss, where rankings have another;
+    `speed_ratio_same_batch` and `memory_ratio` are at micro-batch 8, padded.
 
     Args:
-        turns: for each contender its results, one a round; ours is `sawyer`, the others `trl-<micro-batch>[-free]`.
+        turns: for each contender its results, one a round; ours is `sawyer` (and `sawyer-pairs`), the others
+            `trl-<micro-batch>[-free]`.
         peak: the machine's measured floating-point operations a second.
     """
     table = {name: _contender(name, results, rows, batch) for name, results in turns.items()}
     ours = table["sawyer"]
-    peers = {name: line for name, line in table.items() if name != "sawyer"}
+    peers = {name: line for name, line in table.items() if not name.startswith("sawyer")}
     fastest = min(peers, key=lambda name: peers[name]["seconds_per_step"])
     padded = min(line["seconds_per_step"] for name, line in peers.items() if not name.endswith("-free"))
     headline: dict[str, Any] = {
         "speed_ratio": peers[fastest]["seconds_per_step"] / ours["seconds_per_step"],
         "speed_ratio_padded": padded / ours["seconds_per_step"],
+        "speed_ratio_same_loss": None,
         "speed_ratio_same_batch": None,
         "memory_ratio": None,
         "peak_share": mean(turns["sawyer"][0]["step_flops"][WARM_UP:]) / (ours["seconds_per_step"] * peak),
     }
+    if "sawyer-pairs" in table:
+        headline["speed_ratio_same_loss"] = (
+            peers[fastest]["seconds_per_step"] / table["sawyer-pairs"]["seconds_per_step"]
+        )
     same = peers.get(f"trl-{SAME_BATCH}")
     if same is not None:
         headline["speed_ratio_same_batch"] = same["seconds_per_step"] / ours["seconds_per_step"]
@@ -48,7 +56,7 @@ def _contender(name: str, results: list[dict[str, Any]], rows: list[Row], batch:
     timed = [result["step_seconds"][WARM_UP:] for result in results]
     seconds = mean(median(times) for times in zip(*timed, strict=True))
     rounds = [mean(times) for times in timed]
-    count = tokens_once if name == "sawyer" else tokens_twice
+    count = tokens_once if name.startswith("sawyer") else tokens_in_pairs
     tokens = sum(count(row) for row in rows) / len(timed[0])
     references = [result["reference_seconds"] for result in results if result["reference_seconds"] is not None]
     return {
@@ -68,8 +76,11 @@ def show(report: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = _console()
-    unit = "conversations" if report["task"] == "sft" else "pairs"
-    table = Table(title=f"{report['task']} in {report['precision']}: {report['n']} {unit}, {report['batch']} an update")
+    unit = "conversations" if report["task"] == "sft" else "pairs" if report["ranking"] == 2 else "rankings"
+    of = f" of {report['ranking']}" if unit == "rankings" else ""
+    table = Table(
+        title=f"{report['task']} in {report['precision']}: {report['n']} {unit}{of}, {report['batch']} an update"
+    )
     for column in ("", "s / update", "min .. max", f"{unit} / s", "tokens / s", "peak MiB", "reference s"):
         table.add_column(column, justify="left" if not column else "right")
     for name, line in report["contenders"].items():
@@ -88,6 +99,11 @@ def show(report: dict[str, Any]) -> None:
         f"sawyer is {report['speed_ratio']:.2f} times as fast as TRL at its fastest ({report['fastest_peer']})",
         highlight=False,
     )
+    if report["speed_ratio_same_loss"] is not None:
+        console.print(
+            f"and {report['speed_ratio_same_loss']:.2f} times where it computes TRL's loss, that of all pairs;",
+            highlight=False,
+        )
     if report["speed_ratio_same_batch"] is not None:
         console.print(
             f"and {report['speed_ratio_same_batch']:.2f} times at micro-batch {SAME_BATCH}, "
@@ -109,7 +125,7 @@ def show_sameness(sameness: dict[str, Any]) -> None:
     for column in ("", "first update's values", "gradient norms", "losses", ""):
         table.add_column(column, justify="left" if not column else "right")
     for name, pair in sameness["comparisons"].items():
-        cells = [f"{pair['worst'][k]:.1e} ({pair['tolerance'][k]:g})" for k in ("values", "grad_norms", "losses")]
+        cells = [f"{pair['worst'][k]:.1e} ({pair['tolerance'][k]:g})" if k in pair["worst"] else "-" for k in FIGURES]
         table.add_row(name, *cells, "same" if pair["same"] else "DIFFERENT")
     _console().print(table)
 

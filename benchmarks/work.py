@@ -1,11 +1,13 @@
 """What the contenders are given: token ids, of text cut to the lengths of real data or read from an HH-RLHF file.
 
-A pair is `{"prompt", "chosen", "rejected"}`, a conversation `{"ids", "scored"}` with a flag for each token that says
-whether it is the assistant's. Both sides get these very ids, so neither side's tokenisation can make a difference.
+A pair is `{"prompt", "completions"}`, better first, and a ranking the same with more of them, best first; a
+conversation is `{"ids", "scored"}` with a flag for each token that says whether it is the assistant's. Both sides get
+these very ids, so neither side's tokenisation can make a difference.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -69,7 +71,7 @@ def generated_pairs(count: int, tokenizer: Any, max_length: int, seed: int) -> l
         p = min(p, max_length - max(c, r))
         prompt, first, second = (_stretch(text, k, rng) for k in (p, c - 1, r - 1))
         end = [tokenizer.eos_token_id]
-        rows.append({"prompt": prompt, "chosen": first + end, "rejected": second + end})
+        rows.append({"prompt": prompt, "completions": [first + end, second + end]})
     return rows
 
 
@@ -102,9 +104,9 @@ def hh_pairs(path: Path, count: int, tokenizer: Any, max_length: int) -> list[Ro
     rows: list[Row] = []
     for record in records:
         prompt = chat.prompt_ids(list(record.prompt))
-        chosen, rejected = (chat.completion_ids(text) for text in record.completions)
-        if len(prompt) + max(len(chosen), len(rejected)) <= max_length:
-            rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+        completions = [chat.completion_ids(text) for text in record.completions]
+        if len(prompt) + max(map(len, completions)) <= max_length:
+            rows.append({"prompt": prompt, "completions": completions})
         if len(rows) == count:
             return rows
     raise SawyerError(f"{path} has only {len(rows)} pairs of at most {max_length} tokens: ask for fewer.")
@@ -128,20 +130,46 @@ def hh_conversations(path: Path, count: int, tokenizer: Any, max_length: int) ->
     raise SawyerError(f"{path} has only {len(rows)} dialogues of at most {max_length} tokens: ask for fewer.")
 
 
+def rankings(data: Path | None, count: int, size: int, tokenizer: Any, max_length: int, seed: int) -> list[Row]:
+    """`count` prompts with `size` completions each: those of the HH-RLHF file `data`, or generated with their lengths.
+
+    Of real pairs and generated ones alike, a prompt gets its own two completions, then those of the pairs after it that
+    fit behind it into `max_length` tokens. Raises SawyerError as `hh_pairs`.
+    """
+    if data is None:
+        pairs = generated_pairs(count, tokenizer, max_length, seed)
+    else:
+        pairs = hh_pairs(data, count, tokenizer, max_length)
+    pool = [completion for pair in pairs for completion in pair["completions"]]
+    rows = []
+    for i, pair in enumerate(pairs):
+        room = max_length - len(pair["prompt"])
+        fitting = (one for one in itertools.cycle(pool[2 * i :] + pool[: 2 * i]) if len(one) <= room)
+        rows.append({"prompt": pair["prompt"], "completions": list(itertools.islice(fitting, size))})
+    return rows
+
+
 def tokens_once(row: Row) -> int:
-    """Real tokens of a row, the prompt of a pair counted once."""
-    return len(row["ids"]) if "ids" in row else sum(len(part) for part in row.values())
+    """Real tokens of a row, the prompt of a ranking counted once."""
+    return len(row["ids"]) if "ids" in row else len(row["prompt"]) + sum(map(len, row["completions"]))
 
 
-def tokens_twice(row: Row) -> int:
-    """Real tokens of a row where the prompt of a pair is repeated for each completion; no padding."""
-    return tokens_once(row) + (0 if "ids" in row else len(row["prompt"]))
+def tokens_in_pairs(row: Row) -> int:
+    """Real tokens of a row where all pairs of a ranking are written out, each completion behind its prompt; no
+    padding."""
+    if "ids" in row:
+        return len(row["ids"])
+    pairs = itertools.combinations(row["completions"], 2)
+    return sum(2 * len(row["prompt"]) + len(better) + len(worse) for better, worse in pairs)
 
 
 def describe(rows: Sequence[Row]) -> dict[str, Any]:
     """Mean lengths, for the report."""
-    parts = ("ids", "scored") if "ids" in rows[0] else ("prompt", "chosen", "rejected")
-    figures = {part: mean(len(r[part]) if part != "scored" else sum(r[part]) for r in rows) for part in parts}
+    if "ids" in rows[0]:
+        figures = {"ids": mean(len(r["ids"]) for r in rows), "scored": mean(sum(r["scored"]) for r in rows)}
+    else:
+        lengths_of_all = [len(completion) for r in rows for completion in r["completions"]]
+        figures = {"prompt": mean(len(r["prompt"]) for r in rows), "completion": mean(lengths_of_all)}
     return {"rows": len(rows), "mean_tokens": {part: round(value, 1) for part, value in figures.items()}}
 
 

@@ -1,17 +1,20 @@
 """One contender's turn, in a process of its own: `python -m benchmarks.worker JOB.json RESULT.json`.
 
-A job names `contender` (sawyer; trl, hf or ctranslate2; or peak for the machine's matrix multiplication), `task` (dpo,
-reward, sft, rollout), `rows` (a file of token ids) and how many of them to take (`limit`), and `model`, `precision`,
-`seed`, `threads`, `profile`. Every result has `peak_memory_mib` of the process.
+A job names `contender` (sawyer; trl, hf, ctranslate2 or transformers; or peak for the machine's matrix multiplication),
+`task` (dpo, reward, sft, rollout, scoring), `rows` (a file of token ids) and how many of them to take (`limit`), and
+`model`, `precision`, `seed`, `threads`, `profile`. Every result has `peak_memory_mib` of the process.
 
-Training: `batch`, `micro_batch`, `padding_free`, `token_budget`, `learning_rate`. The result has one entry an update in
-`step_seconds`, `losses` and `grad_norms`; `values`, what the model said of each completion of the first update;
-`reference_seconds`; and, of ours, `step_flops`.
+Training: `batch`, `micro_batch`, `padding_free`, `token_budget`, `learning_rate`, `all_pairs` (ours learns of rankings
+by the loss of all their pairs). The result has one entry an update in `step_seconds`, `losses` and `grad_norms`;
+`values`, what the model said of each completion of the first update; `reference_seconds`; and, of ours, `step_flops`.
 
 Generation (`rollout`), whose rows are prompts: `n` samples of each, `temperature`, `min_tokens`, `max_tokens`, and how
 often (`repeats`); of ctranslate2 `layout`, `sequences` and `converted` (see `generators.py`); `alone`, what ours does
 without a peer. The result has `seconds` and `tokens` of each repeat and the `completions` of the last; of sawyer and hf
 `memory_bytes`, `needed_bytes` and `flops`.
+
+Scoring, whose rows are prompts with completions: `token_budget` of ours, `micro_batch` of transformers. The result has
+`seconds` and, as `values`, the rewards of each prompt's completions.
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ def main(job_file: Path, result_file: Path) -> None:
         side: Any
         if job["task"] == "rollout":
             from benchmarks import generators as side
+        elif job["task"] == "scoring":
+            from benchmarks import scorers as side
         elif job["contender"] == "sawyer":
             from benchmarks import ours as side
         else:

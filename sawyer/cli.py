@@ -6,18 +6,18 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sawyer import __version__
+from sawyer.cli_data import app as data_verbs
+from sawyer.cli_eval import API, SCORER
+from sawyer.cli_eval import app as evaluation_verbs
+from sawyer.cli_score import score
+from sawyer.console import INCOMPLETE, INTERRUPTED, USER_ERROR, AsJson, print_table, table
 from sawyer.errors import SawyerError
 from sawyer.options import with_settings
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-USER_ERROR, INCOMPLETE, INTERRUPTED = 2, 3, 130
 
 app = typer.Typer(
     name="sawyer",
@@ -28,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(data_verbs)
+app.add_typer(evaluation_verbs)
 
 _SEED = (
     "The same seed gives the same completions: in fp32 whatever is generated beside them; in bf16, where "
@@ -42,7 +44,6 @@ _TOKEN_BUDGET = (
     "Engine torch: most tokens in memory at a time, prompts included; where prompt and --max-tokens are long, fewer "
     "sequences than --batch run. 32768."
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs and nothing else.")]
 
 
 def main() -> None:
@@ -217,6 +218,11 @@ def generate(
         raise typer.Exit(INCOMPLETE)
 
 
+app.command(
+    short_help="Add scores to the rows of a file.", cls=with_settings(SCORER, API, leave_out=["endpoint", "logprobs"])
+)(score)
+
+
 @app.command(short_help="List the recipes that come with Sawyer.")
 def recipes(as_json: AsJson = False) -> None:
     """List the recipes that come with Sawyer.
@@ -231,10 +237,42 @@ def recipes(as_json: AsJson = False) -> None:
     elif not found:
         print("No recipes come with this installation; `sawyer run FILE` runs a recipe of your own.")
     else:
-        table = _table("recipe", "title", "stages")
+        shown = table("recipe", "title", "stages")
         for entry in found:
-            table.add_row(entry["name"], entry["title"], ", ".join(entry["stages"]))
-        _print_table(table)
+            shown.add_row(entry["name"], entry["title"], ", ".join(entry["stages"]))
+        print_table(shown)
+
+
+@app.command(short_help="List the preference losses.")
+def losses(
+    name: Annotated[str | None, typer.Argument(help="One loss, with its options; all of them without it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the losses of the stage `preference`: formula, what they need, and where they come from.
+
+    u is the log-ratio of policy and reference of a completion, h = u_w - u_l of a pair, p the mean log-prob a token,
+    b beta, s the sigmoid.
+
+    Example: sawyer losses simpo
+    """
+    from sawyer.losses.registry import LOSSES, find_loss
+
+    found = list(LOSSES.values()) if name is None else [find_loss(name)]
+    if as_json:
+        rows = [
+            {
+                "name": loss.name, "formula": loss.formula, "needs": loss.needs, "options": dict(loss.options),
+                "paper": loss.paper, "over_rows": loss.couples,
+            }
+            for loss in found
+        ]  # fmt: skip
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    shown = table("loss", "formula", "needs", "options", "paper")
+    for loss in found:
+        options = ", ".join(f"{option} {value}" for option, value in loss.options.items())
+        shown.add_row(loss.name, loss.formula, ", ".join(loss.needs), options, loss.paper)
+    print_table(shown)
 
 
 @app.command(short_help="Show the stages and figures of a run.")
@@ -260,34 +298,17 @@ def _print_run(summary: dict[str, Any], as_json: bool) -> None:
     print(
         f"{summary['folder']}: {summary['state']}, {duration(summary['wall_seconds'])}. {summary['title']}".rstrip(". ")
     )
-    table = _table("stage", "kind", "state", "time", "figures")
+    shown = table("stage", "kind", "state", "time", "figures")
     for name, stage in summary["stages"].items():
         time = duration(stage["wall_seconds"]) if "wall_seconds" in stage else ""
-        table.add_row(name, stage["kind"], stage["state"], time, _headline(stage.get("figures", {})))
-    _print_table(table)
+        shown.add_row(name, stage["kind"], stage["state"], time, _headline(stage.get("figures", {})))
+    print_table(shown)
 
 
 def _headline(figures: dict[str, Any]) -> str:
     """The figures that are single values, as text."""
     shown = {name: value for name, value in figures.items() if not isinstance(value, (dict, list))}
     return ", ".join(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in shown.items())
-
-
-def _table(*columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _print_table(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    console.print(table)
 
 
 if __name__ == "__main__":

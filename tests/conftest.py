@@ -6,12 +6,15 @@ import sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BertConfig,
     GemmaConfig,
     GPT2Config,
     LlamaConfig,
@@ -20,6 +23,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    RobertaConfig,
 )
 
 from sawyer.cli import main
@@ -121,6 +125,72 @@ def saved_policy(tmp_path, tiny_policy, tiny_tokenizer) -> Callable[..., str]:
         folder = tmp_path / f"{arch}-{seed}"
         tiny_policy(arch, seed).save_pretrained(folder)
         tiny_tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return save
+
+
+ENCODERS = ("roberta", "bert")
+ENCODER_SPECIALS = {
+    "bos_token": "<s>",
+    "pad_token": "<pad>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "mask_token": "<mask>",
+}
+
+
+@pytest.fixture(scope="session")
+def encoder_tokenizer() -> Callable[[str], PreTrainedTokenizerFast]:
+    """`encoder_tokenizer(arch)`: the bytes' BPE with what `arch` puts around texts and pairs of texts."""
+
+    def build(arch: str = "roberta") -> PreTrainedTokenizerFast:
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=320,
+            special_tokens=list(ENCODER_SPECIALS.values()),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        backend.train_from_iterator(CORPUS, trainer)
+        begin, end = ("<s>", backend.token_to_id("<s>")), ("</s>", backend.token_to_id("</s>"))
+        inputs = ["input_ids", "attention_mask"]
+        if arch == "roberta":
+            backend.post_processor = processors.RobertaProcessing(
+                end, begin, trim_offsets=False, add_prefix_space=False
+            )
+        else:
+            backend.post_processor = processors.BertProcessing(end, begin)
+            inputs.append("token_type_ids")
+        return PreTrainedTokenizerFast(
+            tokenizer_object=backend, model_max_length=128, model_input_names=inputs, **ENCODER_SPECIALS
+        )
+
+    return cache(build)
+
+
+@pytest.fixture
+def saved_encoder(tmp_path, encoder_tokenizer) -> Callable[..., str]:
+    """`saved_encoder(arch, seed=0)`: the folder of a tiny masked language model with its tokenizer, as a string."""
+
+    def save(arch: str = "roberta", seed: int = 0) -> str:
+        folder, tokenizer = tmp_path / f"{arch}-{seed}", encoder_tokenizer(arch)
+        config = {"roberta": RobertaConfig, "bert": BertConfig}[arch](
+            vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+            max_position_embeddings=130 if arch == "roberta" else 128, type_vocab_size=1 if arch == "roberta" else 2,
+            pad_token_id=tokenizer.pad_token_id, bos_token_id=0, eos_token_id=2,
+        )  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = AutoModelForMaskedLM.from_config(config)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.dim() > 1:
+                        parameter.mul_(4.0)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         return str(folder)
 
     return save

@@ -102,6 +102,23 @@ def test_recipes_lists_name_title_and_stages(command, monkeypatch, tmp_path):
     assert listed[0]["stages"] == ["data", "sft", "reward", "dpo2", "evaluate"]
 
 
+def test_losses_lists_formula_needs_options_and_paper(command):
+    code, out, _ = command("losses")
+    assert code == 0
+    assert "simpo" in out
+    assert "2405.14734" in out
+    listed = {loss["name"]: loss for loss in json.loads(command("losses", "--json")[1])}
+    assert listed["dpo"]["needs"] == ["pairs", "reference"]
+    assert listed["simpo"]["options"] == {"beta": 2.0, "gamma": 1.0}
+    assert listed["aot"]["over_rows"]
+    assert not listed["dpo"]["over_rows"]
+    (one,) = json.loads(command("losses", "kto", "--json")[1])
+    assert one["needs"] == ["labelled", "reference"]
+    code, _, err = command("losses", "simp0")
+    assert code == 2
+    assert err == "error: there is no loss called 'simp0'; did you mean 'simpo'?\n"
+
+
 def test_the_report_opens_when_asked(command, monkeypatch):
     opened = []
     monkeypatch.setattr("webbrowser.open", opened.append)
@@ -117,9 +134,14 @@ def test_version_and_wrong_usage(command):
     assert command("rn", "toy")[0] == 2
 
 
-@pytest.mark.parametrize("verb", [[], ["run"], ["generate"], ["recipes"], ["show"]])
+VERBS = ["", "run", "generate", "score", "recipes", "losses", "show"]
+VERBS += [f"data {verb}" for verb in ("build", "stats", "show", "check", "sets")]
+VERBS += [f"eval {verb}" for verb in ("rewardbench", "leaderboard", "reward")]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_help_has_an_example(command, verb):
-    code, out, _ = command(*verb, "--help")
+    code, out, _ = command(*verb.split(), "--help")
     assert code == 0
     assert "Example: sawyer" in out
 

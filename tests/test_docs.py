@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from sawyer.cli import app
-from sawyer.data.files import write_records
+from sawyer.data.files import raw_rows, read_records, write_records, write_rows
+from sawyer.data.mixtures import MIXTURES
+from sawyer.data.public.catalog import PUBLIC_SETS
 from sawyer.data.verifiable import make_prompts
 from sawyer.models.load import load_sequence_classifier, load_tokenizer
 from sawyer.models.save import save_model
 from sawyer.pipeline.recipe import bundled_recipes, load_recipe
+from tests.data import layouts
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -44,6 +48,12 @@ TINY = {
     **{f"stages.{stage}.max_dropped": 0.9 for stage in ("sft", "reward")},
 }
 """The quickstart for a model of 256 tokens' context, in seconds."""
+PAIRS = [{"prompt": f"Why {i}?", "chosen": f"Because of {i}.", "rejected": "No idea."} for i in range(12)]
+PUBLISHED = {
+    "allenai/reward-bench": [{**pair, "subset": "alpacaeval-easy"} for pair in PAIRS],
+    "openbmb/UltraFeedback": [layouts.ultrafeedback((5,) * 4, (2,) * 4, (1,) * 4)],
+}
+"""What stands on the hub, in short."""
 
 
 def blocks(language: str, pages: list[Path] = PAGES) -> list[str]:
@@ -61,6 +71,12 @@ def words(line: str) -> list[str]:
     return shlex.split(VARIABLE.sub("", line))[1:]
 
 
+def verb_of(line: str) -> list[str]:
+    """`run` of `sawyer run quickstart`, `eval` and `reward` of `sawyer eval reward`."""
+    own = words(line)
+    return own[: 2 if hasattr(get_command(app).commands[own[0]], "commands") else 1]
+
+
 def test_the_pages_hold_commands():
     assert len(commands("sawyer")) > 10
     assert any(line.startswith("SAWYER_MODEL_SOURCE") for line in commands("sawyer"))
@@ -76,21 +92,24 @@ def test_recipes_and_settings_named_in_the_docs_exist(line):
 
 @pytest.mark.parametrize("line", commands("sawyer"))
 def test_commands_of_the_docs_are_verbs_with_their_options(line):
-    verb, *rest = words(line)
-    result = CliRunner().invoke(app, [verb, "--help"])
+    result = CliRunner().invoke(app, [*verb_of(line), "--help"])
     assert result.exit_code == 0
     offered = set(re.findall(r"(?<![\w-])--[\w-]+", result.output))
-    assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= offered
+    assert {word.partition("=")[0] for word in words(line) if word.startswith("--")} <= offered
 
 
 @pytest.mark.slow
 def test_the_commands_of_the_readme_do_what_it_says(command, saved_policy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "questions.txt").write_text("What is a river?\nWhat is a town?\n")
+    write_rows(tmp_path / "pairs.jsonl", PAIRS)
+    monkeypatch.setattr("datasets.load_dataset", lambda repo, **where: PUBLISHED[repo])
     tiny = [word for name, value in TINY.items() for word in ("--set", f"{name}={value}")]
     tiny += ["--set", f"model={saved_policy('llama')}"]
     lines = commands("sawyer", [ROOT / "README.md"])
-    assert [words(line)[0] for line in lines] == ["recipes", "run", "run", "run", "show", "generate"]
+    verbs = ["recipes", "run", "run", "run", "show", "generate", "eval rewardbench", "eval reward"]
+    verbs += ["score", "data build"]
+    assert [" ".join(verb_of(line)) for line in lines] == verbs
     for line in lines:
         arguments = words(line)
         computes = arguments[0] == "run" and "--check" not in arguments
@@ -104,6 +123,9 @@ def test_the_commands_of_the_readme_do_what_it_says(command, saved_policy, tmp_p
     assert [stage["state"] for stage in summary["stages"].values()] == ["finished"] * 8
     assert (tmp_path / "runs" / "b" / "report.html").exists()
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 2
+    assert json.loads((tmp_path / "runs" / "rewardbench" / "reward-v1.json").read_text())["rows"] == 12
+    assert all(len(row.value["scores"]) == 2 for row in raw_rows(tmp_path / "scored.jsonl"))
+    assert len(read_records(tmp_path / "data" / "uf" / "train.jsonl")) == 3
 
 
 LOCAL = [line for line in commands("sawyer", [ROOT / "docs" / "how-to.md"]) if words(line)[0] == "generate"]
@@ -125,6 +147,23 @@ def test_generations_of_the_docs_run(line, command, saved_policy, tmp_path, monk
     code, _, err = command(*arguments, "--max-tokens", "8")
     assert code == 0, err
     assert Path(arguments[arguments.index("--out") + 1]).exists()
+
+
+def test_commands_on_data_of_the_docs_run(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    posts = [layouts.shp(post=f"p{i}") for i in range(60)]
+    monkeypatch.setattr("datasets.load_dataset", lambda repo, **where: {"stanfordnlp/SHP": posts}[repo])
+    write_rows("reward-bench.parquet", PUBLISHED["allenai/reward-bench"])
+    scored = [{**layouts.gpt4_llm(7.0, 9.0, 2.0), "user_input": f"### Instruction:\nAdd {i}."} for i in range(40)]
+    write_rows("comparison_data_v2.json", scored)
+    lines = [line for line in commands("sawyer", [ROOT / "docs" / "how-to.md"]) if words(line)[0] == "data"]
+    assert [verb_of(line)[1] for line in lines] == ["build", "stats", "show", "check", "build", "build"]
+    for line in lines:
+        code, _, err = command(*words(line), *(["--tokenizer", "words"] if verb_of(line)[1] == "stats" else []))
+        assert code == 0, (line, err)
+    kept = {name: read_records(f"data/{name}/train.jsonl") for name in ("shp", "sawyer", "notebook")}
+    assert 40 < len(kept["shp"]) < 60
+    assert len(kept["sawyer"]) * 2 == len(kept["notebook"]) * 3
 
 
 MODULES = sorted({words(line)[1].replace("TASK", "dpo") for line in commands("python")})
@@ -173,3 +212,11 @@ def test_make_targets_named_in_the_docs_exist():
     named = {target for page in PAGES for target in re.findall(r"^make ([a-z]+)", page.read_text(), re.MULTILINE)}
     assert named
     assert named <= targets
+
+
+def test_the_table_of_published_sets_has_them_all():
+    page = (ROOT / "docs" / "how-to.md").read_text()
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    for name, one in PUBLIC_SETS.items():
+        assert one.settings.model_fields["hub"].default in rows[name]
+    assert {"hh", *MIXTURES} <= rows.keys()

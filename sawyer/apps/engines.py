@@ -89,7 +89,7 @@ def feedback(by: str, request: Request, prompts: PromptFile) -> Feedback:
         gold = VerifiableReward()
         gold.score(prompts.prompts, [[""]] * len(prompts.prompts))
         return gold
-    from sawyer.feedback.reward_model import RewardModel
+    from sawyer.feedback.multi_objective import open_reward_model
     from sawyer.models.locate import is_reward_model, locate
 
     if not is_reward_model(locate(by)):
@@ -97,7 +97,7 @@ def feedback(by: str, request: Request, prompts: PromptFile) -> Feedback:
             f"--by {by} is no reward model, for its config.json names no sequence classifier; give one, such as the "
             f"folder of a stage `reward`, or {GOLD} for prompts that carry their constraints"
         )
-    return RewardModel(by, precision=request.precision or PRECISION, device=_device())
+    return open_reward_model(by, precision=request.precision or PRECISION, device=_device())
 
 
 def _device() -> torch.device:

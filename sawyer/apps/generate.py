@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from sawyer.apps.engines import feedback, local_engine, remote_engine
 from sawyer.apps.request import Request, check, fingerprint
+from sawyer.apps.work import work_folder
 from sawyer.data.files import write_rows
 from sawyer.data.prompts import PromptFile, read_prompts
 from sawyer.errors import SawyerError
@@ -69,7 +70,10 @@ def generate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
     check(request)
     prompts = read_prompts(request.prompts, system=request.system)
     journal = _Journal(voice)
-    with disk_errors(request.out.parent), _work_folder(request, prompts) as work:
+    with (
+        disk_errors(request.out.parent),
+        work_folder(request.out, fingerprint(request, prompts), "generating into") as work,
+    ):
         choice = feedback(request.by, request, prompts) if request.by is not None else None
         began = time.monotonic()
         ledger: Ledger | None = None
@@ -145,36 +149,6 @@ def _ask(
         )
         bar.advance(total - done)  # empty and repeated prompts
     return completions
-
-
-# --- where it works ---------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _work_folder(request: Request, prompts: PromptFile) -> Iterator[Path]:
-    """The folder of this very request, held for this process; what holds no work is removed.
-
-    Raises:
-        SawyerError: another process generates into the same output.
-    """
-    from filelock import FileLock, Timeout
-
-    root = request.out.parent / f".{request.out.name}.work"
-    work = root / fingerprint(request, prompts)[:16]
-    work.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise SawyerError(
-            f"another process is generating into {request.out}; wait for it, or give another --out"
-        ) from None
-    try:
-        yield work
-    finally:
-        lock.release()
-        if root.exists() and not any(root.rglob("*.json")):
-            shutil.rmtree(root, ignore_errors=True)
 
 
 class _Journal(Silent):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sawyer import __version__
-from sawyer.data.files import suffix_of
+from sawyer.apps.work import check_out
 from sawyer.data.prompts import PromptFile
 from sawyer.errors import SawyerError
 from sawyer.pipeline.files import digest, path_sha256
@@ -80,13 +80,7 @@ def check(request: Request) -> None:
         raise SawyerError(f"--batch is {request.batch}: at least one sequence must run at a time")
     if request.token_budget is not None and request.token_budget < 1:
         raise SawyerError(f"--token-budget is {request.token_budget}: give at least 1 (one sequence always runs)")
-    suffix_of(request.out)
-    if request.out.is_dir():
-        raise SawyerError(f"--out {request.out} is a folder; give the file to write")
-    if not request.out.parent.is_dir():
-        raise SawyerError(f"--out {request.out}: there is no folder {request.out.parent}; make it first")
-    if request.out.exists() and not request.overwrite:
-        raise SawyerError(f"{request.out} is there already; give another --out, or --overwrite to replace it")
+    check_out(request.out, request.overwrite)
 
 
 def _check_choice(request: Request) -> None:

@@ -19,12 +19,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sawyer.data.files import LoadReport, RawRow, convert_rows, raw_rows
 from sawyer.data.hh import check_alternation, hh_comparison, is_hh
-from sawyer.data.records import Comparison, Conversation, Labelled, Message, Prompt, Record, assistant, from_row, user
+from sawyer.data.records import (
+    Comparison,
+    Conversation,
+    Labelled,
+    Message,
+    Prompt,
+    Record,
+    assistant,
+    check_sides,
+    from_row,
+    user,
+)
 from sawyer.errors import SawyerError
 
 Format = Literal["alpaca", "sharegpt", "messages", "trl", "hh"]
@@ -68,8 +80,8 @@ def convert_any(
 ) -> tuple[list[Record], LoadReport]:
     """As `load_any`, of rows that have been read already; `name` is what errors call them."""
     if format == "auto":
-        readable = [row.value for row in rows if isinstance(row.value, Mapping)]
-        chosen = detect(readable, name) if readable else "trl"
+        sample = list(islice((row.value for row in rows if isinstance(row.value, Mapping)), SAMPLE))
+        chosen = detect(sample, name) if sample else "trl"
     elif format in get_args(Format):
         chosen = format
     else:
@@ -172,6 +184,8 @@ def from_trl(row: Row) -> Record:
     Its language modelling (`text`) and stepwise supervision (`completions` with `labels`) are refused: no record holds
     text without turns, or marks for parts of an answer.
     """
+    if not (_has(row, "completion") or _has(row, "completions")):
+        check_sides(row)
     if not _has(row, "prompt"):
         if _has(row, "chosen", "rejected"):
             return _implicit_prompt(row)
@@ -214,6 +228,7 @@ def _conversational(messages: list[Message], row: Row) -> Record:
     if not messages:
         raise SawyerError("the conversation has no turns")
     check_alternation(messages)
+    check_sides(row)
     if _has(row, "chosen", "rejected"):
         return _comparison(messages, _completion(row["chosen"]), _completion(row["rejected"]), row)
     if messages[-1]["role"] != "assistant":
@@ -309,7 +324,7 @@ def turns_of(turns: Any) -> list[Message]:
             raise SawyerError("a turn is not an object")
         role = turn.get("role") or turn.get("from")
         if not isinstance(role, str) or role.lower() not in ROLE_NAMES:
-            raise SawyerError(f"a turn has the unknown role {role!r}")
+            raise SawyerError(f"a turn has the unknown role {role!r:.60}")
         content = turn["content"] if "content" in turn else turn.get("value")
         messages.append({"role": ROLE_NAMES[role.lower()], "content": _content(content)})
     if len(messages) > 1 and messages[0]["role"] == "system" and not messages[0]["content"].strip():

@@ -183,7 +183,19 @@ def from_row(row: Mapping[str, Any]) -> Record:
         return Comparison(row["prompt"], (_text(row["chosen"]), _text(row["rejected"])), None, info)
     if row.get("completion") is not None and row.get("label") is not None:
         return Labelled(row["prompt"], _text(row["completion"]), bool(row["label"]), info)
+    check_sides(row)
     return Prompt(row["prompt"], info)
+
+
+def check_sides(row: Mapping[str, Any]) -> None:
+    """A row has `chosen` and `rejected`, or neither.
+
+    Raises:
+        SawyerError: it has one of them.
+    """
+    missing = [side for side in ("chosen", "rejected") if row.get(side) is None]
+    if len(missing) == 1:
+        raise SawyerError(f"`{missing[0]}` is missing")
 
 
 def _turn(completion: str) -> list[Message]:
@@ -213,6 +225,8 @@ def _messages(messages: Any, name: str) -> tuple[Message, ...]:
         if not isinstance(turn, Mapping) or not isinstance(turn.get("content"), str):
             raise SawyerError(f"every turn of `{name}` needs a `role` and a text `content`")
         if turn.get("role") not in ROLES:
-            raise SawyerError(f"`{name}` has a turn of role {turn.get('role')!r}; known roles are {', '.join(ROLES)}")
+            raise SawyerError(
+                f"`{name}` has a turn of role {turn.get('role')!r:.60}; known roles are {', '.join(ROLES)}"
+            )
         turns.append({"role": turn["role"], "content": turn["content"]})
     return tuple(turns)

@@ -9,18 +9,22 @@ from __future__ import annotations
 import hashlib
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sawyer.data.records import Conversation, Message, Record
 from sawyer.errors import SawyerError
 
 
-def split(records: Sequence[Record], fractions: Mapping[str, float], seed: int = 0) -> dict[str, list[Record]]:
+def split(
+    records: Sequence[Record], fractions: Mapping[str, float], seed: int = 0, groups: Sequence[int] | None = None
+) -> dict[str, list[Record]]:
     """Deal records into named splits of about these fractions, keeping their order.
 
     Args:
         fractions: share of each split, above 0, in sum 1. A split's range of hashes starts where the one before ends.
         seed: hashed with the opening; two files dealt with the same seed and fractions agree on every prompt.
+        groups: for each record the number of a group that stays together (`near_duplicates.groups`). The whole group
+            goes where its alphabetically first opening goes, so a record that joins it may move it.
 
     Raises:
         SawyerError: the fractions are none, not above 0, or do not add up to 1.
@@ -28,8 +32,15 @@ def split(records: Sequence[Record], fractions: Mapping[str, float], seed: int =
     if (problem := fractions_problem(fractions)) is not None:
         raise SawyerError(problem)
     parts: dict[str, list[Record]] = {name: [] for name in fractions}
-    for record in records:
-        parts[_part(record, fractions, seed)].append(record)
+    keys: Iterable[str] = map(split_key, records)
+    if groups is not None:
+        keys = list(keys)
+        first: dict[int, str] = {}
+        for group, key in zip(groups, keys, strict=True):
+            first[group] = min(key, first.get(group, key))
+        keys = [first[group] for group in groups]
+    for record, key in zip(records, keys, strict=True):
+        parts[_part(key, fractions, seed)].append(record)
     return parts
 
 
@@ -42,8 +53,8 @@ def fractions_problem(fractions: Mapping[str, float]) -> str | None:
     return None
 
 
-def _part(record: Record, fractions: Mapping[str, float], seed: int) -> str:
-    digest = hashlib.blake2b(f"{seed}\n{split_key(record)}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+def _part(key: str, fractions: Mapping[str, float], seed: int) -> str:
+    digest = hashlib.blake2b(f"{seed}\n{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     place, end = int.from_bytes(digest, "big") / 2**64, 0.0
     for name, share in fractions.items():
         end += share

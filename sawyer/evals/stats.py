@@ -83,7 +83,7 @@ def bootstrap_mean(
     sums, counts = cluster_sums(vector, clusters)
     if len(sums) < 2:
         return Estimate(mean, math.nan, math.nan, len(sums))
-    low, high = np.quantile(_resampled_means(sums, counts, draws, seed), _tails(level))
+    low, high = np.quantile(resampled_means(sums, counts, draws, seed), _tails(level))
     return Estimate(mean, float(low), float(high), len(sums))
 
 
@@ -237,7 +237,7 @@ def cluster_sums(values: Vector, clusters: Sequence[object] | None) -> tuple[Vec
     return sums, np.bincount(of_value).astype(np.float64)
 
 
-def _resampled_means(sums: Vector, counts: Vector, draws: int, seed: int) -> Vector:
+def resampled_means(sums: Vector, counts: Vector, draws: int, seed: int) -> Vector:
     """[draws] means, each of as many clusters as there are, drawn with replacement."""
     rng = np.random.default_rng(seed)
     n = len(sums)

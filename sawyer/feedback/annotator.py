@@ -8,14 +8,12 @@ right 73 times in 100. Labels do not depend on the order of a batch, nor on whic
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
-from sawyer.feedback.protocol import Feedback, sigmoid
+from sawyer.feedback.protocol import Feedback, sigmoid, uniform
 
 
 class SimulatedAnnotator:
@@ -73,5 +71,4 @@ class SimulatedAnnotator:
 
 def _uniform(seed: int, prompt: Prompt, texts: tuple[str, ...]) -> float:
     """A number in [0, 1) that depends on nothing but its arguments, and not on the order of the texts."""
-    text = json.dumps([seed, list(prompt.prompt), sorted(texts)])
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "big") / 2**64
+    return uniform(seed, list(prompt.prompt), sorted(texts))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from sawyer.data.records import Prompt
+
+SURE = 30.0
+"""The largest difference in score that is read off a probability: sigmoid(30) is 1 to 13 digits."""
 
 
 @runtime_checkable
@@ -34,3 +39,16 @@ def prefer(feedback: Feedback, prompts: Sequence[Prompt], pairs: Sequence[tuple[
 
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def logit(p: float) -> float:
+    """The score difference that says p: the inverse of `sigmoid`, at most `SURE` either way, as a p may round to 1."""
+    if p <= 0 or p >= 1:
+        return math.copysign(SURE, p - 0.5)
+    return max(-SURE, min(SURE, math.log(p) - math.log1p(-p)))
+
+
+def uniform(*what: object) -> float:
+    """A number in [0, 1) that depends on nothing but its arguments (JSON values): a draw that no batch can change."""
+    digest = hashlib.blake2b(json.dumps(what).encode("utf-8"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

@@ -5,6 +5,10 @@
         score the answers; take the best and the worst of each prompt as a pair
         DPO on the pairs, from the current policy, against pi_0
 
+Options are all that the paper and the scripts leave open: another rule for pairs, another loss, the last iterate as
+reference, every training from pi_0, offline pairs and pairs of earlier iterations beside the new ones, or, in place of
+preference optimisation, fine-tuning on the best answer alone (RAFT, Dong et al. 2023, arXiv 2304.06767).
+
 Differences from the authors' released scripts, on purpose: the reference is pi_0 in every iteration, as the paper has
 it; half of the answers are drawn at temperature 1.0 and half at 0.7; a length penalty decides the order of a pair, and
 the order it decides stands; pairs of equal texts or equal scores are dropped; the best iterate is chosen on prompts
@@ -13,9 +17,10 @@ held out from training.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import Field
 
@@ -26,9 +31,14 @@ if TYPE_CHECKING:
     from sawyer.rollout.protocol import Completion
 
 
+Rule = Literal["max_min", "max_max", "max_random"]
+
+
 class PairSettings(Settings):
     """How a pair is made of a prompt's scored completions."""
 
+    rule: Rule = "max_min"
+    """What the best is paired with: the worst, the second best, or any other at random."""
     length_penalty: float = Field(default=0.0, ge=0)
     """Subtracted from the reward for each character of the completion (the RLHF Workflow's lambda; theirs is 0.001)."""
     min_margin: float = Field(default=0.0, ge=0)
@@ -37,7 +47,7 @@ class PairSettings(Settings):
 
 @dataclass(frozen=True)
 class Pair:
-    """The best and the worst of one prompt's completions, as indices into them."""
+    """The best of one prompt's completions and another, as indices into them."""
 
     prompt: int
     chosen: int
@@ -49,17 +59,32 @@ def penalised(rewards: Sequence[float], texts: Sequence[str], length_penalty: fl
     return [reward - length_penalty * len(text) for reward, text in zip(rewards, texts, strict=True)]
 
 
-def best_and_worst(
-    rewards: Sequence[Sequence[float]], texts: Sequence[Sequence[str]], settings: PairSettings
+def choose_pairs(
+    rewards: Sequence[Sequence[float]], texts: Sequence[Sequence[str]], settings: PairSettings, seed: int = 0
 ) -> list[Pair]:
-    """The pair of each prompt by penalised reward; none where its texts are equal or its rewards too close."""
+    """The pair of each prompt by penalised reward; none where its texts are equal or its rewards too close.
+
+    Args:
+        seed: of `max_random`, where what is drawn for a prompt depends on its place alone.
+
+    Raises:
+        ValueError: there is no such rule.
+    """
+    if settings.rule not in get_args(Rule):
+        raise ValueError(f"there is no rule {settings.rule!r}")
     pairs = []
     for i, (own_rewards, own_texts) in enumerate(zip(rewards, texts, strict=True)):
         scores = penalised(own_rewards, own_texts, settings.length_penalty)
         best = max(range(len(scores)), key=scores.__getitem__)
-        worst = min(range(len(scores)), key=scores.__getitem__)
-        if own_texts[best].strip() != own_texts[worst].strip() and scores[best] - scores[worst] > settings.min_margin:
-            pairs.append(Pair(i, best, worst))
+        others = [k for k in range(len(scores)) if k != best]
+        if settings.rule == "max_min":
+            other = min(others, key=scores.__getitem__)
+        elif settings.rule == "max_max":
+            other = max(others, key=scores.__getitem__)
+        else:
+            other = random.Random(f"{seed} {i}").choice(others)
+        if own_texts[best].strip() != own_texts[other].strip() and scores[best] - scores[other] > settings.min_margin:
+            pairs.append(Pair(i, best, other))
     return pairs
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sawyer.data.chat import ChatFormat
+from sawyer.data.pair_format import PairFormat
 from sawyer.models.lora import LoraSettings
 from sawyer.models.save import save_model
 
@@ -78,17 +79,36 @@ class Trainable:
             if ".lora_" not in name
         }
 
-    def save(self, folder: Path, chat: ChatFormat, *, dtype: torch.dtype | None = None) -> None:
+    def save(
+        self,
+        folder: Path,
+        chat: ChatFormat | PairFormat,
+        *,
+        dtype: torch.dtype | None = None,
+        finish: Callable[[Any], None] | None = None,
+    ) -> None:
         """The model with what it learned, as a folder plain transformers loads; adapters are merged, and also written
-        by themselves into `adapter/`. `dtype` stores the weights in another precision than the model's."""
-        model = self.model
+        by themselves into `adapter/`.
+
+        Args:
+            chat: how the model reads text; its tokenizer is saved with the model.
+            dtype: stores the weights in another precision than the model's.
+            finish: changes the merged model before it is written (an adapter alone is then not written: it is of the
+                model before).
+        """
+        model: Any = self.model
         if self._lora is not None:
             from peft import set_peft_model_state_dict
 
             model = self._with_adapters(self._load())
             set_peft_model_state_dict(model, self.learned())
-            save_model(model, chat.tokenizer, folder / "adapter", merge=False)  # type: ignore[arg-type]  # a PeftModel stands in
-        save_model(model, chat.tokenizer, folder, dtype=dtype)  # type: ignore[arg-type]  # or a PeftModel, which is merged
+            if finish is None:
+                save_model(model, chat.tokenizer, folder / "adapter", merge=False)
+            else:
+                model = model.merge_and_unload()
+        if finish is not None:
+            finish(model)
+        save_model(model, chat.tokenizer, folder, dtype=dtype)
         chat.save(folder)
 
     def _with_adapters(self, model: PreTrainedModel) -> nn.Module:

@@ -5,11 +5,13 @@ ones its own rollouts recorded, and the gain it brings in fine-tuning for an epo
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -19,11 +21,13 @@ from transformers import (
 )
 
 from sawyer.errors import SawyerError, reason
+from sawyer.models.encoders import BiEncoder, is_encoder
 from sawyer.models.gguf import read_gguf, read_gguf_tokenizer
-from sawyer.models.heads import attach_fresh_head
+from sawyer.models.heads import attach_fresh_head, draw
 from sawyer.models.locate import (
+    BI_ENCODER,
     check_complete,
-    is_reward_model,
+    is_classifier,
     locate,
     portable_name,
     read_json,
@@ -32,7 +36,15 @@ from sawyer.models.locate import (
 )
 from sawyer.models.progress import without_progress_bars
 
-__all__ = ["load_policy", "load_sequence_classifier", "load_tokenizer", "resolve"]
+__all__ = [
+    "load_bi_encoder",
+    "load_body",
+    "load_policy",
+    "load_sequence_classifier",
+    "load_tokenizer",
+    "model_kind",
+    "resolve",
+]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|PAD_TOKEN|>", "<|endoftext|>", "<unk>")
@@ -118,7 +130,7 @@ def load_sequence_classifier(
         return _with_adapter(base, place, merge=True)
     if place.is_dir() and not adapter.is_file():
         config = _read_config(place)
-        if is_reward_model(place):
+        if is_classifier(place):
             if config.num_labels != num_labels:
                 raise SawyerError(
                     f"The reward model in {place} has {config.num_labels} outputs and {num_labels} were asked for: use "
@@ -126,6 +138,10 @@ def load_sequence_classifier(
                 )
             model = _from_folder(AutoModelForSequenceClassification, place, config, dtype, attn_implementation)
             return _match_tokenizer(model, place)
+        if fresh_head and is_encoder(config):
+            return _match_tokenizer(
+                _fresh_classifier(place, config, num_labels, dtype, attn_implementation, seed), place
+            )
     if not fresh_head:
         raise SawyerError(
             f"{name} is a language model and not a reward model, its scores would be those of a random head: train a "
@@ -133,6 +149,80 @@ def load_sequence_classifier(
         )
     policy = load_policy(name, dtype=dtype, attn_implementation=attn_implementation)
     return attach_fresh_head(policy, num_labels=num_labels, seed=seed)
+
+
+def load_bi_encoder(
+    name: str, *, dtype: torch.dtype = torch.float32, fresh_heads: bool = False, seed: int = 0
+) -> BiEncoder:
+    """The bi-encoder `name`; or, with `fresh_heads`, the encoder `name` under heads drawn with `seed`.
+
+    Raises SawyerError as `load_sequence_classifier` does.
+    """
+    place = locate(name)
+    if not (place / BI_ENCODER).is_file():
+        if not fresh_heads:
+            raise SawyerError(
+                f"{name} is no bi-encoder: train one (stage `reward` with `encoder: bi`), or name one that was."
+            )
+        body = load_sequence_classifier(name, dtype=dtype, fresh_head=True, seed=seed).base_model
+        return BiEncoder(body, seed=seed).eval()  # type: ignore[arg-type]  # the base of a PreTrainedModel is one
+    config = _read_config(place)
+    model = BiEncoder(AutoModel.from_config(config, dtype=dtype))
+    try:
+        model.load_state_dict(
+            {name: tensor for file in weight_files(place) for name, tensor in load_file(file).items()}
+        )
+    except RuntimeError as error:
+        raise SawyerError(
+            f"The model in {place} cannot be loaded ({reason(error)}): check that its config.json and weights belong "
+            "together."
+        ) from error
+    return model.eval()
+
+
+def load_body(name: str, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The decoder `name` without any head: of a causal LM, of a reward model, or saved by itself.
+
+    Raises SawyerError as the other loaders do.
+    """
+    place = locate(name)
+    if place.is_dir() and (place / "config.json").is_file() and not (place / "adapter_config.json").is_file():
+        config = _read_config(place)
+        if not any(
+            kind.endswith(("ForCausalLM", "LMHeadModel", "ForSequenceClassification"))
+            for kind in config.architectures or ()
+        ):
+            return _match_tokenizer(_from_folder(AutoModel, place, config, dtype, None), place)
+    return load_sequence_classifier(name, dtype=dtype, fresh_head=True).base_model  # type: ignore[return-value]
+
+
+def model_kind(name: str) -> Literal["decoder", "cross", "bi"]:
+    """How `name` reads: as a decoder, an encoder (`cross`: prompt and completion in one sequence) or a bi-encoder."""
+    place = locate(name)
+    if not place.is_dir() or (place / "adapter_config.json").is_file():
+        return "decoder"
+    if (place / BI_ENCODER).is_file():
+        return "bi"
+    return "cross" if is_encoder(_read_config(place)) else "decoder"
+
+
+def _fresh_classifier(
+    place: Path,
+    config: PreTrainedConfig,
+    num_labels: int,
+    dtype: torch.dtype,
+    attn_implementation: str | None,
+    seed: int,
+) -> PreTrainedModel:
+    """A sequence classifier on an encoder, whose own body is complete and whose head is drawn with `seed`."""
+    config.num_labels = num_labels
+    if num_labels == 1:
+        config.problem_type = "regression"
+    model, missing = _read_weights(AutoModelForSequenceClassification, place, config, dtype, attn_implementation)
+    body = f"{model.base_model_prefix}."
+    _refuse_missing(place, [name for name in missing if name.startswith(body) and ".pooler." not in name])
+    draw(model, missing, seed, dtype)
+    return model.eval()
 
 
 def _read_config(folder: Path) -> PreTrainedConfig:
@@ -160,6 +250,15 @@ def _drop_dropout(config: PreTrainedConfig) -> None:
 def _from_folder(
     auto: Any, folder: Path, config: PreTrainedConfig, dtype: torch.dtype, attn_implementation: str | None
 ) -> PreTrainedModel:
+    model, missing = _read_weights(auto, folder, config, dtype, attn_implementation)
+    _refuse_missing(folder, missing)
+    return model
+
+
+def _read_weights(
+    auto: Any, folder: Path, config: PreTrainedConfig, dtype: torch.dtype, attn_implementation: str | None
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model in a folder, and the names of the tensors that its files lack."""
     weight_files(folder)
     try:
         with without_progress_bars():
@@ -177,13 +276,15 @@ def _from_folder(
             f"The model in {folder} cannot be loaded ({reason(error)}): check that its config.json and weights belong "
             "together."
         ) from error
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    return model, sorted(report["missing_keys"])
+
+
+def _refuse_missing(folder: Path, missing: list[str]) -> None:
+    if missing:
         raise SawyerError(
             f"The weights in {folder} lack {len(missing)} of the tensors that its config.json asks for (the first is "
             f"{missing[0]}): copy the model again, or give one of the architecture it claims."
         )
-    return model
 
 
 def _base_name(adapter_config: Path) -> str:

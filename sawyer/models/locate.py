@@ -11,6 +11,10 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _NOT_FETCHED = ["*/*", "consolidated*"]  # sub-folders hold other formats of the same weights
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+BI_ENCODER = "bi_encoder.json"
+"""The file that tells a bi-encoder's folder from its encoder's."""
+MULTI_OBJECTIVE = "multi_objective.json"
+"""The file that tells the folder of a reward of many attributes from its decoder's."""
 
 
 def resolve(name: str) -> str:
@@ -106,13 +110,18 @@ def check_complete(file: Path) -> None:
         ) from error
 
 
-def is_reward_model(place: Path) -> bool:
-    """Whether the model in a folder scores text: a sequence classifier, or an adapter that makes one of its base."""
+def is_classifier(place: Path) -> bool:
+    """Whether the model in a folder is a sequence classifier, or an adapter that makes one of its base."""
     adapter, config = place / "adapter_config.json", place / "config.json"
     if adapter.is_file():
         return read_json(adapter).get("task_type") == "SEQ_CLS"
     kinds = read_json(config).get("architectures") if config.is_file() else None
     return any("ForSequenceClassification" in kind for kind in kinds or ())
+
+
+def is_reward_model(place: Path) -> bool:
+    """Whether the model in a folder scores text: a sequence classifier, a bi-encoder, a reward of many attributes."""
+    return is_classifier(place) or any((place / marker).is_file() for marker in (BI_ENCODER, MULTI_OBJECTIVE))
 
 
 def read_json(file: Path) -> dict:

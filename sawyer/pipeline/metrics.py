@@ -9,6 +9,8 @@ from typing import Any
 
 from sawyer.pipeline.files import plain
 
+BLOCK = 1 << 16
+
 
 class MetricsLog:
     """Appends JSON lines to a file. A last line that a kill cut in half is dropped on opening.
@@ -23,12 +25,12 @@ class MetricsLog:
         if path.exists() and path.stat().st_size > self._size:
             self._truncate(self._size)
 
-    def append(self, figures: dict[str, Any]) -> None:
-        """Write one line; numbers that are not finite become null."""
-        line = (json.dumps(plain(figures), ensure_ascii=False) + "\n").encode()
+    def append(self, *lines: dict[str, Any]) -> None:
+        """Write a line for each; numbers that are not finite become null."""
+        written = "".join(json.dumps(plain(figures), ensure_ascii=False) + "\n" for figures in lines).encode()
         with self.path.open("ab") as file:
-            file.write(line)
-        self._size += len(line)
+            file.write(written)
+        self._size += len(written)
 
     def position(self) -> int:
         """Bytes written so far, all of them on the disk."""
@@ -57,4 +59,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _size_of_whole_lines(path: Path) -> int:
-    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+    """Where the last newline of a file ends; found from the file's end, since logs of rows grow large."""
+    end = path.stat().st_size if path.exists() else 0
+    while end > 0:
+        begin = max(0, end - BLOCK)
+        with path.open("rb") as file:
+            file.seek(begin)
+            found = file.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0

@@ -22,13 +22,13 @@ def parts_of(recipe: Recipe, name: str) -> tuple[str, ...] | None:
 
 
 def bad_parts(recipe: Recipe, planned: PlannedStage) -> list[str]:
-    """A sentence for each part that a stage's `part`, `validation` or `parts` names and its `data` does not have."""
+    """A sentence for each part that a stage names (`part`, `validation`, `calibrate`, `parts`) and its `data` lacks."""
     source = getattr(planned.settings, "data", None)
     known = parts_of(recipe, source) if isinstance(source, str) else None
     if known is None:
         return []
     complaints = []
-    for setting in ("part", "validation", "parts"):
+    for setting in ("part", "validation", "calibrate", "parts"):
         given = getattr(planned.settings, setting, None)
         for place, part in enumerate(given) if isinstance(given, list) else [(None, given)]:
             if isinstance(part, str) and part not in known:

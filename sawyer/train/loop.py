@@ -60,9 +60,14 @@ class Trained:
     figures: dict[str, float]
 
 
+Source = Callable[[int], tuple[list[TokenTree], dict[str, float]]]
+"""Where an update's trees come from: given its number (from 0), the trees and figures worth a curve. It must give the
+same for the same number and weights, or a continuation is another training."""
+
+
 def train(
     model: TreeModel,
-    trees: Sequence[TokenTree],
+    trees: Sequence[TokenTree] | Source,
     objective: Objective,
     settings: OptimizerSettings,
     *,
@@ -77,6 +82,8 @@ def train(
     """Train `model` in place; afterwards it holds the result in compute precision.
 
     Args:
+        trees: the data, which is shuffled and passed over; or, with `steps` set, a source that makes each update's
+            trees when it is due (an update without trees changes nothing and is logged).
         scratch: where checkpoints go; a checkpoint found there is continued, to the bit-same result. None for none.
         validation: held-out trees, measured every `validate_every` updates and at the end.
         accelerator: splits the rows of an update over its processes.
@@ -88,11 +95,17 @@ def train(
         SawyerError: no data, or a tree longer than the model's context; the loss is not a number (the last checkpoint
             is kept).
     """
-    if not trees:
-        raise SawyerError(f"{title}: there is nothing to train on, the data is empty")
-    model.check_context([*trees, *validation])
+    if callable(trees):
+        assert settings.steps is not None, "how many updates there are must be said"
+        total, source = settings.steps, trees
+        model.check_context(validation)
+    else:
+        if not trees:
+            raise SawyerError(f"{title}: there is nothing to train on, the data is empty")
+        model.check_context([*trees, *validation])
+        total = settings.steps or math.ceil(settings.epochs * len(trees) / settings.batch_size)
+        source = _shuffled(trees, settings.batch_size, total, seed)
     torch.manual_seed(seed)
-    total = settings.steps or math.ceil(settings.epochs * len(trees) / settings.batch_size)
     weights = MasterWeights(model, settings, precision)
     if settings.gradient_checkpointing:
         model.checkpoint_activations()
@@ -101,21 +114,22 @@ def train(
     )
     first, recorded = checkpoints.resume(weights, journal)
     reduce = _reducer(accelerator)
-    order = data_order(len(trees), settings.batch_size, total, seed)
     recent: deque[dict[str, float]] = deque(recorded, maxlen=max(1, total // 10))
     measured: dict[str, float] = {}
     model.train()
 
     with journal.progress(total, title, unit="step", start=first) as bar:
-        for step, chosen in enumerate(order):
-            if step < first:
+        for step in range(first, total):
+            batch, told = source(step)
+            if not batch:
+                journal.log(step=step + 1, **told)
+                bar.advance()
                 continue
             began = time.perf_counter()
-            batch = [trees[i] for i in chosen]
             rate = learning_rate(step, total, settings)
             sums = forward_backward(model, batch, objective, settings.token_budget, accelerator)
             norm = weights.update(rate, reduce)
-            figures = {name: float(value) for name, value in _shared(sums, reduce).items()}
+            figures = {**told, **{name: float(value) for name, value in _shared(sums, reduce).items()}}
             if not math.isfinite(figures["loss"]) or not math.isfinite(norm):
                 raise SawyerError(
                     f"{title}: the loss is not a number at update {step + 1} of {total}; lower `learning_rate` "
@@ -180,6 +194,12 @@ def measure(model: TreeModel, trees: Sequence[TokenTree], objective: Objective, 
             sums[name] = sums.get(name, 0.0) + float(value) / units
     model.train(was_training)
     return sums
+
+
+def _shuffled(trees: Sequence[TokenTree], batch_size: int, total: int, seed: int) -> Source:
+    """The trees in `data_order`."""
+    order = list(data_order(len(trees), batch_size, total, seed))
+    return lambda step: ([trees[i] for i in order[step]], {})
 
 
 def data_order(count: int, batch_size: int, total: int, seed: int) -> Iterator[list[int]]:

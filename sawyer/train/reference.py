@@ -14,7 +14,7 @@ from sawyer.atomic import write_atomically
 from sawyer.journal import Journal
 from sawyer.models.precision import cast
 from sawyer.numerics import release
-from sawyer.train.objectives import REFERENCE
+from sawyer.train.preference import REFERENCE, SHARED_REFERENCE, shared
 from sawyer.trees.model import TreePolicy
 from sawyer.trees.score import score_trees
 from sawyer.trees.tree import TokenTree
@@ -30,6 +30,7 @@ def with_reference(
     file: Path | None = None,
     device: torch.device | str = "cpu",
     writes: bool = True,
+    also_shared: bool = False,
 ) -> list[TokenTree]:
     """The trees, each carrying its completions' log-probs under the reference.
 
@@ -38,17 +39,22 @@ def with_reference(
             that a policy that equals its reference has log-ratios of 0 (in bf16, over rows packed alike). Not called
             when `file` is there.
         file: where the log-probs are kept for a continuation.
+        also_shared: carry those of what `train.preference.shared` leaves as well (LD-DPO).
     """
+    readings = [(REFERENCE, trees), *([(SHARED_REFERENCE, [shared(tree) for tree in trees])] if also_shared else [])]
     if file is not None and file.exists():
         logps = json.loads(file.read_text())
     else:
         model = load()
         cast(model, precision)
         reference = TreePolicy(model).to(device)
-        with journal.progress(len(trees), "reference log-probs", unit="tree") as bar:
-            logps = score_trees(reference, trees, token_budget=token_budget, progress=bar.advance)
+        logps = {}
+        with journal.progress(len(trees) * len(readings), "reference log-probs", unit="tree") as bar:
+            for name, read in readings:
+                logps[name] = score_trees(reference, read, token_budget=token_budget, progress=bar.advance)
         del reference, model
         release()
         if file is not None and writes:
             write_atomically(file, json.dumps(logps))
-    return [replace(tree, values={**tree.values, REFERENCE: own}) for tree, own in zip(trees, logps, strict=True)]
+    carried = [dict(zip(logps, own, strict=True)) for own in zip(*logps.values(), strict=True)]
+    return [replace(tree, values={**tree.values, **own}) for tree, own in zip(trees, carried, strict=True)]

@@ -8,13 +8,14 @@ travels as the keyword argument `tree_layout` from the model's forward to every 
 * `_sdpa`: each tree through PyTorch's scaled_dot_product_attention with a mask; for long trees, and in float32.
 * `_flex`: the whole row through FlexAttention with a block mask; on CUDA.
 
-Shapes: B = 1 row, H query heads, G key heads (H / G query heads share one), T packed tokens, L tokens of one tree,
-D head size.
+Shapes: B = 1 row, H query heads, G key heads (H / G query heads share one), T packed tokens, L tokens of one tree, R of
+them that ask, D head size.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ NAME = "sawyer_tree"
 CALLS = "calls"  # in a layout's cache: how many layers have asked for tree attention since it was last set to 0
 DENSE_UP_TO = {torch.bfloat16: 1024, torch.float16: 1024, torch.float32: 0}
 """Tokens in a tree up to which plain products beat PyTorch's fused kernel on a CPU; in float32 they never do."""
+BLOCK = 128
+"""Tokens of completions whose queries are computed together: fewer mean more kernels, more mean more masked scores."""
 
 
 def tree_attention(
@@ -89,12 +92,43 @@ def _by_tree(query, key, value, layout: Layout, scale: float, window: int | None
     lengths = [tree.length for tree in layout.trees]
     parts = (x.split(lengths, dim=2) for x in (query, key, value))
     outputs = []
-    for tree, q, k, v in zip(layout.trees, *parts, strict=True):
-        if tree.length <= DENSE_UP_TO.get(q.dtype, 0) or softcap is not None:
-            outputs.append(_dense(q, k, v, layout, tree, scale, window, softcap))
-        else:
-            outputs.append(_sdpa(q, k, v, layout, tree, scale, window))
+    for tree, *whole in zip(layout.trees, *parts, strict=True):
+        for block, q, k, v in _blocks(tree, *whole):
+            if block.length <= DENSE_UP_TO.get(q.dtype, 0) or softcap is not None:
+                outputs.append(_dense(q, k, v, layout, block, scale, window, softcap))
+            else:
+                outputs.append(_sdpa(q, k, v, layout, block, scale, window))
     return torch.cat(outputs, dim=1)
+
+
+def _blocks(tree: Branches, query, key, value):
+    """One tree's attention in parts: yields smaller trees, the queries `[1, H, R, D]` of their last R tokens, and their
+    keys and values `[1, G, L, D]`.
+
+    The scores of a completion with its siblings are masked, but a kernel computes them all the same, and of eight
+    completions they are most of the scores. So a large tree is cut into its prompt alone, and the prompt with some of
+    the completions at a time.
+    """
+    groups = [(tree.prompt, ()), *((sum(group), group) for group in _groups(tree.completions))]
+    if len(groups) == 2:
+        yield tree, query, key, value
+        return
+    (own, *queries), (prompt_k, *keys), (prompt_v, *values) = (
+        x.split([length for length, _ in groups], dim=2) for x in (query, key, value)
+    )
+    yield Branches(0, tree.prompt, ()), own, prompt_k, prompt_v
+    for (_, group), q, k, v in zip(groups[1:], queries, keys, values, strict=True):
+        yield Branches(0, tree.prompt, group), q, torch.cat([prompt_k, k], dim=2), torch.cat([prompt_v, v], dim=2)
+
+
+def _groups(completions: Sequence[int]) -> list[tuple[int, ...]]:
+    """The lengths of completions, in order, in groups that end as soon as they have `BLOCK` tokens."""
+    groups: list[tuple[int, ...]] = [()]
+    for length in completions:
+        if sum(groups[-1]) >= BLOCK:
+            groups.append(())
+        groups[-1] += (length,)
+    return groups
 
 
 def tree_mask(tree: Branches, window: int | None = None, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -113,7 +147,7 @@ def tree_mask(tree: Branches, window: int | None = None, device: torch.device | 
 
 
 class _DenseAttention(torch.autograd.Function):
-    """softmax(scale * q k^T + bias) v with the query heads of a key head stacked (M = H / G * L), so keys are never
+    """softmax(scale * q k^T + bias) v with the query heads of a key head stacked (M = H / G * R), so keys are never
     copied.
 
     The backward makes the probabilities again, so that no layer keeps memory that grows with the square of a length.
@@ -142,42 +176,46 @@ class _DenseAttention(torch.autograd.Function):
 
 
 def _dense(query, key, value, layout: Layout, tree: Branches, scale: float, window: int | None, softcap: float | None):
-    """`[1, L, H, D]` of one tree by plain matrix products."""
-    _, heads, length, size = query.shape
+    """`[1, R, H, D]` of the last R tokens of one tree by plain matrix products."""
+    _, heads, rows, size = query.shape
     groups = key.shape[1]
     share = heads // groups
-    q = query.reshape(groups, share * length, size)
+    q = query.reshape(groups, share * rows, size)
     k, v = key.squeeze(0), value.squeeze(0)
-    bias = _bias(layout, tree, window, query.dtype, share, groups)
+    bias = _bias(layout, tree, rows, window, query.dtype, share, groups)
     if softcap is None:
         out = _DenseAttention.apply(q, k, v, bias, scale)
     else:
         scores = torch.bmm(q, k.transpose(1, 2)).mul(scale / softcap).tanh().mul(softcap) + bias
         out = torch.bmm(scores.softmax(-1, dtype=torch.float32).to(v.dtype), v)
-    return out.view(heads, length, size).transpose(0, 1)[None]
+    return out.view(heads, rows, size).transpose(0, 1)[None]
 
 
 def _bias(
-    layout: Layout, tree: Branches, window: int | None, dtype: torch.dtype, share: int, groups: int
+    layout: Layout, tree: Branches, rows: int, window: int | None, dtype: torch.dtype, share: int, groups: int
 ) -> torch.Tensor:
-    """`[G, share * L, L]`, 0 where seen and -inf elsewhere; made once a row and shape."""
-    key = (tree.prompt, tree.completions, window, dtype, share)
+    """`[G, share * R, L]`, 0 where seen and -inf elsewhere; made once a row and shape."""
+    key = (tree.prompt, tree.completions, rows, window, dtype, share)
     if key not in layout.cache:
-        unseen = ~tree_mask(tree, window, layout.device)
+        unseen = ~tree_mask(tree, window, layout.device)[-rows:]
         bias = torch.zeros(unseen.shape, dtype=dtype, device=layout.device).masked_fill_(unseen, -math.inf)
         layout.cache[key] = bias.repeat(share, 1)
     return layout.cache[key].expand(groups, -1, -1)
 
 
 def _sdpa(query, key, value, layout: Layout, tree: Branches, scale: float, window: int | None):
-    """`[1, L, H, D]` of one tree through scaled_dot_product_attention."""
-    cached = ("mask", tree.prompt, tree.completions, window)
-    if cached not in layout.cache:
-        layout.cache[cached] = tree_mask(tree, window, layout.device)
+    """`[1, R, H, D]` of the last R tokens of one tree through scaled_dot_product_attention."""
+    rows = query.shape[2]
+    mask = None
+    if window is not None or rows < tree.length or len(tree.completions) > 1:
+        cached = ("mask", tree.prompt, tree.completions, rows, window)
+        if cached not in layout.cache:
+            layout.cache[cached] = tree_mask(tree, window, layout.device)[-rows:]
+        mask = layout.cache[cached]
     share = query.shape[1] // key.shape[1]
     if share > 1:  # several times as fast as enable_gqa on the CPU
         key, value = key.repeat_interleave(share, 1), value.repeat_interleave(share, 1)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=layout.cache[cached], scale=scale)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale)
     return out.transpose(1, 2)
 
 

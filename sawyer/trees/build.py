@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sawyer.data.chat import ChatFormat
+from sawyer.data.pair_format import SECOND, PairFormat
 from sawyer.data.records import Comparison, Conversation, Message, Record
 from sawyer.errors import SawyerError
 from sawyer.trees.tree import TokenTree
@@ -35,6 +36,55 @@ def completions_tree(chat: ChatFormat, prompt: Sequence[Message], completions: S
     return TokenTree(chat.prompt_ids(prompt), [chat.completion_ids(text) for text in completions])
 
 
+def encoder_tree(form: PairFormat, prompt: Sequence[Message], completions: Sequence[str]) -> TokenTree:
+    """A prompt and its completions as an encoder reads them; what is too long is cut, and `form` counts it."""
+    shared, own, begins = form.sequences(prompt, completions)
+    return TokenTree(shared, own, values={SECOND: begins} if begins and form.token_types else {})
+
+
+def truncated_trees(
+    chat: ChatFormat,
+    prompts: Sequence[Sequence[Message]],
+    completions: Sequence[Sequence[str]],
+    max_tokens: int | None,
+) -> tuple[list[TokenTree], int]:
+    """The trees of prompts and their completions, none with a path of more than `max_tokens`.
+
+    Where a path is longer, each completion of that prompt gets a tree of its own that has lost its beginning (after the
+    BOS), so that what one completion gets does not depend on the length of another. The completions of all trees stand
+    in the order of `completions`.
+
+    Returns:
+        the trees, and how many completions lost something.
+    """
+    trees: list[TokenTree] = []
+    cut = 0
+    for prompt, texts in zip(prompts, completions, strict=True):
+        tree = completions_tree(chat, prompt, texts)
+        if max_tokens is None or tree.longest_path <= max_tokens:
+            trees.append(tree)
+            continue
+        for completion in tree.completions:
+            trees.append(_without_beginning(tree.prompt, completion, max_tokens, chat.bos_id))
+            cut += len(tree.prompt) + len(completion) > max_tokens
+    return trees, cut
+
+
+def _without_beginning(prompt: Sequence[int], completion: Sequence[int], max_tokens: int, bos: int | None) -> TokenTree:
+    """A path of at most `max_tokens`; of a completion that is as long as that, its first token stands as the prompt."""
+    path = cut_beginning([*prompt, *completion], max_tokens, bos)
+    begin = max(1, len(path) - len(completion))
+    return TokenTree(path[:begin], [path[begin:]])
+
+
+def cut_beginning(ids: Sequence[int], max_tokens: int, bos: int | None) -> list[int]:
+    """The last `max_tokens` of a sequence, the first of them the BOS if the sequence begins with it."""
+    if len(ids) <= max_tokens:
+        return list(ids)
+    head = list(ids[:1]) if ids[0] == bos else []
+    return head + list(ids[len(ids) - max_tokens + len(head) :])
+
+
 def comparison_tree(chat: ChatFormat, record: Comparison, *, pair: bool = False) -> TokenTree:
     """A ranking, best first; with `pair` only its best and its worst."""
     completions = (record.chosen, record.rejected) if pair else record.completions
@@ -42,9 +92,15 @@ def comparison_tree(chat: ChatFormat, record: Comparison, *, pair: bool = False)
 
 
 def build(
-    records: Sequence[R], make: Callable[[R], TokenTree], *, max_tokens: int, max_dropped: float, what: str
+    records: Sequence[R],
+    make: Callable[[R], TokenTree],
+    *,
+    max_tokens: int,
+    max_dropped: float,
+    what: str,
+    length: Callable[[TokenTree], int] = lambda tree: tree.longest_path,
 ) -> Kept:
-    """The trees of all records whose longest path has at most `max_tokens`.
+    """The trees of all records whose `length`, by default their longest path, is at most `max_tokens`.
 
     Raises:
         SawyerError: more than the share `max_dropped` of the records is too long, or nothing is left.
@@ -52,10 +108,10 @@ def build(
     trees, indices, longest, worst = [], [], 0, 0
     for i, record in enumerate(records):
         tree = make(record)
-        length = tree.longest_path
-        if length > longest:
-            longest, worst = length, i
-        if length <= max_tokens:
+        own = length(tree)
+        if own > longest:
+            longest, worst = own, i
+        if own <= max_tokens:
             trees.append(tree)
             indices.append(i)
     dropped = len(records) - len(trees)

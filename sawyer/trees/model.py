@@ -18,19 +18,12 @@ from sawyer.trees.tree import TokenTree, TreeBatch
 
 
 class TreeModel(nn.Module):
-    """A transformers model read over packed trees.
-
-    Args:
-        model: any decoder of transformers, with or without peft adapters. Its attention implementation is replaced.
-    """
+    """What training holds: a transformers model, with or without peft adapters, that reads a `TreeBatch`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         core = cast(PreTrainedModel, cast(Any, model).get_base_model() if hasattr(model, "get_base_model") else model)
-        core.set_attn_implementation(attention.NAME)
-        slim(core)
-        self._wide = takes_float32(core.base_model)
         self._core = [core]  # a list, so that the weights are registered once
 
     @property
@@ -42,10 +35,19 @@ class TreeModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def context(self) -> int | None:
+        """The most tokens a sequence may have; None where the model does not say."""
+        return getattr(self.core.config.get_text_config(), "max_position_embeddings", None)
+
+    def longest(self, tree: TokenTree) -> int:
+        """The tokens of the longest sequence that a tree is read as."""
+        return tree.longest_path
+
     def check_context(self, trees: Iterable[TokenTree]) -> None:
         """Raise SawyerError where a prompt with a completion is longer than the model's context."""
-        limit = getattr(self.core.config.get_text_config(), "max_position_embeddings", None)
-        longest = max((tree.longest_path for tree in trees), default=0)
+        limit = self.context
+        longest = max((self.longest(tree) for tree in trees), default=0)
         if limit is not None and longest > limit:
             raise SawyerError(
                 f"the longest of the data, prompt and completion, has {longest} tokens, which exceeds the context of "
@@ -60,6 +62,20 @@ class TreeModel(nn.Module):
         else:  # its name before transformers 5.23
             self.core.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
         self.core.enable_input_require_grads()
+
+
+class TreeDecoder(TreeModel):
+    """A decoder read over packed trees: each prompt once, its completions after it.
+
+    Args:
+        model: any decoder of transformers. Its attention implementation is replaced.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.core.set_attn_implementation(attention.NAME)
+        slim(self.core)
+        self._wide = takes_float32(self.core.base_model)
 
     def hidden(self, batch: TreeBatch) -> torch.Tensor:
         """`[T, D]` the last hidden state at every packed position.
@@ -90,7 +106,7 @@ class TreeModel(nn.Module):
         return output.last_hidden_state[0]
 
 
-class TreePolicy(TreeModel):
+class TreePolicy(TreeDecoder):
     """A causal language model over trees: `policy(batch)` is the log-prob of every scored token, `[N]` float32."""
 
     def forward(self, batch: TreeBatch) -> torch.Tensor:
@@ -104,7 +120,7 @@ class TreePolicy(TreeModel):
         )
 
 
-class TreeReward(TreeModel):
+class TreeReward(TreeDecoder):
     """A sequence classifier over trees: `reward(batch)` is one score a completion, `[C]` float32.
 
     The score head reads the hidden state of a completion's last token (its end token), found by the layout and never
@@ -112,9 +128,13 @@ class TreeReward(TreeModel):
     """
 
     def forward(self, batch: TreeBatch) -> torch.Tensor:
+        return self.outputs(batch)[:, 0]
+
+    def outputs(self, batch: TreeBatch) -> torch.Tensor:
+        """`[C, O]` float32: all outputs of the head. The first is the score."""
         hidden = self.hidden(batch)[batch.last_index]
         head = cast(nn.Module, self.core.score)
         if type(head) is nn.Linear:  # in float32 whatever the body computes in: two rewards may differ by little
             bias = None if head.bias is None else head.bias.float()
-            return nn.functional.linear(hidden.float(), head.weight.float(), bias)[:, 0]
-        return head(hidden)[:, 0].float()
+            return nn.functional.linear(hidden.float(), head.weight.float(), bias)
+        return head(hidden).float()

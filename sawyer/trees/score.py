@@ -16,12 +16,14 @@ def score_trees(
     trees: Sequence[TokenTree],
     *,
     token_budget: int = 4096,
+    of_token: Callable[[torch.Tensor], torch.Tensor] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[float]]:
     """One number for each completion of each tree: a policy's log-prob summed over its scored tokens (nats), or a
     reward model's reward. The prompt of a tree is computed once.
 
-    `progress` is called with the number of trees done. Raises SawyerError where a tree exceeds the model's context.
+    `of_token` changes a policy's log-probs `[N]` before they are summed. `progress` is called with the number of trees
+    done. Raises SawyerError where a tree exceeds the model's context.
     """
     model.check_context(trees)
     model.eval()
@@ -29,7 +31,7 @@ def score_trees(
     for row, batch in batches(trees, token_budget, model.device):
         value_C = model(batch)
         if isinstance(model, TreePolicy):
-            value_C = batch.sum_by_completion(value_C)
+            value_C = batch.sum_by_completion(value_C if of_token is None else of_token(value_C))
         numbers = iter(value_C.tolist())
         for i in row:
             scores[i] = [next(numbers) for _ in trees[i].completions]

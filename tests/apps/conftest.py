@@ -19,30 +19,30 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def command(command):
+def generate(command):
     """Runs `sawyer generate ...`; returns exit code, stdout and stderr."""
     return partial(command, "generate")
 
 
 @pytest.fixture
-def local(command, saved_policy, capsys):
+def local(generate, saved_policy, capsys):
     """`local(*options)`: three prompts answered by a tiny model."""
     model = saved_policy("llama")
     capsys.readouterr()  # a progress bar of transformers
 
     def call(*options, prompts="p.txt", out="a.jsonl"):
-        return command("--model", model, "--prompts", prompts, "--out", out, "--max-tokens", 6, *options)
+        return generate("--model", model, "--prompts", prompts, "--out", out, "--max-tokens", 6, *options)
 
     return call
 
 
 @pytest.fixture
-def remote(command):
+def remote(generate):
     """`remote(server, *options)`: the three prompts answered by a server, each asked once."""
 
     def call(server, *options, prompts="p.txt", out="a.jsonl"):
         where = ("--endpoint", server.url, "--model", "m", "--retries", 0)
-        return command(*where, "--prompts", prompts, "--out", out, *options)
+        return generate(*where, "--prompts", prompts, "--out", out, *options)
 
     return call
 

@@ -76,13 +76,13 @@ def test_nothing_but_bad_prompts_is_a_mistake(local):
     assert not leftovers()
 
 
-def test_a_model_without_a_chat_template_is_asked_plainly(command, saved_policy, tmp_path):
+def test_a_model_without_a_chat_template_is_asked_plainly(generate, saved_policy, tmp_path):
     model = Path(saved_policy("gpt2"))
     for file in model.glob("*template*"):
         file.unlink()
     config = model / "tokenizer_config.json"
     config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "chat_template"}))
-    code, _, err = command("--model", model, "--prompts", "p.txt", "--out", "a.jsonl", "--max-tokens", 3)
+    code, _, err = generate("--model", model, "--prompts", "p.txt", "--out", "a.jsonl", "--max-tokens", 3)
     assert code == 0, err
     assert "no chat template" in err
 
@@ -326,11 +326,11 @@ def test_two_cannot_write_the_same_output(local):
     assert "another process is generating into a.jsonl" in err
 
 
-def test_every_sampling_setting_is_an_option(command):
+def test_every_sampling_setting_is_an_option(generate):
     from sawyer.rollout.api_settings import ApiSettings
     from sawyer.rollout.sampling import Sampling
 
-    code, out, _ = command("--help")
+    code, out, _ = generate("--help")
     assert code == 0
     names = [*Sampling.model_fields, *ApiSettings.model_fields]
     assert len(set(names)) == len(names)

@@ -7,7 +7,7 @@ from sawyer.data.records import Prompt
 from sawyer.data.verifiable import make_prompts
 from sawyer.feedback.reward_model import RewardModel
 from sawyer.feedback.rules import VerifiableReward
-from sawyer.models.load import load_sequence_classifier, load_tokenizer
+from sawyer.models.load import load_bi_encoder, load_sequence_classifier, load_tokenizer
 from sawyer.models.save import save_model
 from tests.apps.conftest import leftovers, rows, stopping_after
 from tests.rollout.chat_server import completion
@@ -34,6 +34,19 @@ def test_each_completion_is_the_best_of_its_candidates(local, reward):
         best = [max(range(at, at + 3), key=scores.__getitem__) for at in (0, 3)]
         assert [sample["ids"] for sample in row["samples"]] == [candidates[k]["ids"] for k in best]
     assert not leftovers()
+
+
+def test_encoders_choose_too(local, saved_encoder, encoder_tokenizer, tmp_path, capsys):
+    model = load_bi_encoder(saved_encoder("roberta"), fresh_heads=True, seed=1)
+    folder = str(save_model(model, encoder_tokenizer("roberta"), tmp_path / "bi"))
+    capsys.readouterr()
+    assert local("--n", 3, out="all.jsonl")[0] == 0
+    code, _, err = local("--best-of", 3, "--by", folder)
+    assert code == 0, err
+    for row, drawn in zip(rows(), rows("all.jsonl"), strict=True):
+        texts = [sample["text"] for sample in drawn["samples"]]
+        (scores,) = RewardModel(folder).score([Prompt(tuple(row["prompt"]))], [texts])
+        assert row["samples"][0]["text"] == texts[max(range(3), key=scores.__getitem__)]
 
 
 @pytest.mark.parametrize(("candidates", "calls"), [(2, 1), (3, 3)])

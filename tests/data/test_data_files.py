@@ -2,13 +2,26 @@
 
 import gzip
 import json
+import lzma
 import os
+import tracemalloc
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sawyer.data.files import SUFFIXES, LoadReport, load_file, read_records, write_records
+from sawyer.data.files import (
+    SUFFIXES,
+    LoadReport,
+    data_files,
+    iter_rows,
+    load_file,
+    read_records,
+    write_records,
+    write_rows,
+)
 from sawyer.data.records import Comparison, Conversation, Labelled, Prompt, assistant, user
 from sawyer.errors import SawyerError
 
@@ -132,8 +145,10 @@ def test_rows_of_another_kind_are_not_mixed_in(tmp_path):
         ("a.json", b'[{"prompt": "Why?"},\n{"prompt": "W', "not valid JSON at line 2.*cut off"),
         ("a.json", b'[{"prompt": "Why?"},\n{"prompt" "W"}]', "not valid JSON at line 2.*mend that line"),
         ("a.json", b'[{"prompt":\n"\xff"}]', "not UTF-8 text at line 2"),
-        ("a.jsonl.gz", gzip.compress(b'{"prompt": "Why?"}\n' * 50, mtime=0)[:-12], "not a whole gzip file"),
-        ("a.jsonl.gz", b'{"prompt": "Why?"}\n', "not a whole gzip file"),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "Why?"}\n' * 50, mtime=0)[:-12], "not a whole gz file"),
+        ("a.jsonl.gz", b'{"prompt": "Why?"}\n', "not a whole gz file"),
+        ("a.jsonl.xz", lzma.compress(b'{"prompt": "Why?"}\n' * 50)[:-12], "not a whole xz file"),
+        ("a.jsonl.xz", b'{"prompt": "Why?"}\n', "not a whole xz file"),
         ("a.parquet", b"PAR1 but not really", "not a whole parquet file"),
         ("a.csv", b"prompt\nWhy?\n", "none of the suffixes"),
     ],
@@ -152,6 +167,42 @@ def test_a_folder_is_not_a_file(tmp_path):
     (tmp_path / "a.jsonl").mkdir()
     with pytest.raises(SawyerError, match="is a folder"):
         read_records(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+def test_rows_are_read_one_after_another_and_written_so(tmp_path, monkeypatch, suffix):
+    """In parquet, with columns that are not in every row, or empty in the first, or whole numbers there."""
+    monkeypatch.setattr("sawyer.data.parquet.BATCH", 2)
+    path = tmp_path / f"rows{suffix}"
+    rows = [{"a": i, "b": None} for i in range(3)] + [{"a": 0.5, "b": ["x"], "c": {"d": i}} for i in range(3)]
+    write_rows(path, rows)
+    found = [row.value for row in iter_rows(path)]
+    assert [(row["a"], row["b"]) for row in found] == [(row["a"], row["b"]) for row in rows]
+    assert [row.get("c") for row in found] == [row.get("c") for row in rows]
+    assert next(iter_rows(path)).number == 1
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+def test_the_memory_of_reading_and_writing_does_not_grow_with_the_file(tmp_path, suffix):
+    class Rows:
+        def __init__(self, n):
+            self.n = n
+
+        def __iter__(self):
+            return ({"text": "word " * 100 + str(i)} for i in range(self.n))
+
+    def peak(n):
+        path = tmp_path / f"{n}{suffix}"
+        tracemalloc.start()
+        try:
+            write_rows(path, Rows(n))
+            assert sum(len(row.value["text"]) for row in iter_rows(path)) > 500 * n
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(10)
+    assert peak(30_000) < peak(10_000) + 500_000  # more rows than parquet holds at a time in both
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -186,3 +237,72 @@ def test_reports_of_several_files_add_up():
         total.add(other)
     assert (total.kept, total.dropped, total.rows) == (5, {"no prompt": 6}, 11)
     assert total.examples == {"no prompt": ["a:1", "a:2", "a:3"]}
+
+
+def test_rows_are_read_as_they_are_asked_for(tmp_path):
+    broken = json.dumps(GOOD).encode() + b"\n" + json.dumps(GOOD).encode() + b'\n{"prompt": "W'
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf\n" + broken)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(broken * 20_000)[:-12])
+    (tmp_path / "a.jsonl.xz").write_bytes(lzma.compress(broken * 20_000)[:-12])
+    for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.xz"):
+        rows = iter_rows(tmp_path / name)
+        assert next(rows).value == GOOD
+        with pytest.raises(SawyerError, match="cut off in copying"):
+            list(rows)
+
+
+def test_a_row_of_parquet_that_is_not_utf8_costs_itself_only(tmp_path):
+    texts = pyarrow.array([b"Why?", b"\xff\xfe", b"How?"], pyarrow.binary()).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": texts}), tmp_path / "a.parquet")
+    records, report = load_file(tmp_path / "a.parquet", max_bad=0.5)
+    assert [record.text for record in records] == ["Why?", "How?"]
+    assert report.examples == {"the row is not UTF-8 text": ["a.parquet:2"]}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Why?", "completions": ["a", "b"], "scores": [10**400, 1]},
+        {"prompt": "Why?", "info": "[" * 200_000},
+        {"prompt": "Why?", "completions": 3},
+        {"prompt": "Why?", "completions": ["a", "b"], "scores": [None, 1]},
+    ],
+)
+def test_a_value_that_no_field_can_have_costs_its_row_only(tmp_path, row):
+    records, report = load_file(lines(tmp_path / "a.jsonl", GOOD, row), max_bad=0.5)
+    assert len(records) == 1
+    ((reason, count),) = report.dropped.items()
+    assert reason.startswith("a field has the wrong type")
+    assert count == 1
+
+
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_a_comparison_without_a_side_is_no_prompt(tmp_path, side):
+    row = {name: value for name, value in GOOD.items() if name != side}
+    _, report = load_file(lines(tmp_path / "a.jsonl", GOOD, row, {**GOOD, side: None}), max_bad=0.9)
+    assert report.dropped == {f"`{side}` is missing": 2}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES[:4])
+def test_what_json_has_no_way_to_write_is_refused(tmp_path, suffix):
+    for strange in (float("nan"), object()):
+        with pytest.raises(SawyerError, match="holds what cannot be written"):
+            write_records(tmp_path / f"a{suffix}", [Prompt((user("Why?"),), {"value": strange})])
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_name_of_a_role_that_is_a_book_is_cut(tmp_path):
+    rows = [GOOD, {"prompt": [{"role": "x" * 10_000, "content": "Why?"}]}]
+    _, report = load_file(lines(tmp_path / "a.jsonl", *rows), max_bad=0.5)
+    assert all(len(reason) < 200 for reason in report.dropped)
+
+
+def test_what_sawyer_writes_beside_data_is_not_taken_for_data(tmp_path):
+    for name in ("train.jsonl", "data.json", "manifest.json", "metrics.jsonl", ".hidden.jsonl", ".cache/a.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        lines(tmp_path / name, GOOD)
+    assert [file.name for file in data_files(tmp_path)] == ["train.jsonl"]
+
+
+def test_a_report_without_examples_can_be_shown():
+    assert str(LoadReport(kept=1, dropped={"not drawn": 2})) == "1 of 3 rows kept; dropped: 2 not drawn"

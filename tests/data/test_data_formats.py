@@ -206,3 +206,19 @@ def test_a_gzipped_file_of_dialogues_is_read(tmp_path):
     path.write_bytes(gzip.compress(json.dumps({"chosen": HH_CHOSEN, "rejected": HH_REJECTED}).encode() + b"\n"))
     assert load_hh(path)[0] == [PAIR]
     assert load_any(path)[0] == [PAIR]
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        {"prompt": "Why?", "chosen": "Because.", "rejected": "No."},
+        {"chosen": [Q, A], "rejected": [Q, B]},
+        {"conversations": [HUMAN], "chosen": GPT, "rejected": {"from": "gpt", "value": "No."}},
+    ],
+)
+def test_a_comparison_that_lacks_a_side_is_bad_and_says_which(tmp_path, good):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([good, {**good, "rejected": None}, good, {**good, "chosen": None}, good]))
+    records, report = load_any(path, max_bad=0.5)
+    assert records == [PAIR] * 3
+    assert report.dropped == {"`rejected` is missing": 1, "`chosen` is missing": 1}

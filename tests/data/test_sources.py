@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
-from typing import ClassVar
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from sawyer.data.files import RawRow
+from sawyer.data.hub import HubRows
 from sawyer.data.records import Comparison, Conversation, Labelled, Prompt, assistant, user
 from sawyer.data.sources import (
     FileSettings,
@@ -20,10 +21,13 @@ from sawyer.data.sources import (
     load_source,
 )
 from sawyer.errors import SawyerError
+from tests.data import layouts
 
 Q, A, B = user("Why?"), assistant("Because."), assistant("No.")
+HH_INFO = {"source": "hh", "labelled_by": "people", "models": ["an Anthropic model"] * 2}
 HH_ROW = {"chosen": "\n\nHuman: Why?\n\nAssistant: Because.", "rejected": "\n\nHuman: Why?\n\nAssistant: No."}
 PAIR = Comparison((Q,), ("Because.", "No."))
+HH_PAIR = Comparison((Q,), ("Because.", "No."), None, HH_INFO)
 
 
 def jsonl(path, rows):
@@ -66,7 +70,21 @@ def test_files_of_different_records_are_not_mixed(tmp_path):
 
 
 def test_hh_is_read_from_local_files(tmp_path):
-    assert load_source(HHSettings(path=jsonl(tmp_path / "a.jsonl", [HH_ROW])))[0] == [PAIR]
+    assert load_source(HHSettings(path=jsonl(tmp_path / "a.jsonl", [HH_ROW])))[0] == [HH_PAIR]
+
+
+def test_of_a_copy_of_the_hubs_folder_the_subsets_are_read(tmp_path):
+    for subset in ("helpful-base", "helpful-online", "red-team-attempts"):
+        (tmp_path / subset).mkdir()
+        said = {side: text.replace("Why", subset) for side, text in HH_ROW.items()}
+        jsonl(tmp_path / subset / "train.jsonl", [said])
+
+    def prompts(**settings):
+        return [record.prompt[0]["content"] for record in load_source(HHSettings(path=str(tmp_path), **settings))[0]]
+
+    assert prompts() == ["helpful-base?"]
+    assert prompts(subsets=["helpful-online", "helpful-base"]) == ["helpful-online?", "helpful-base?"]
+    assert len(prompts(subsets=["none-of-them"])) == 3
 
 
 def test_the_hub_is_asked_for_what_the_settings_say(monkeypatch):
@@ -80,7 +98,7 @@ def test_the_hub_is_asked_for_what_the_settings_say(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     records, report = load_source(HHSettings(subsets=["helpful-base"], split="test"))
-    assert (records, report.revisions) == ([PAIR], {})
+    assert (records, report.revisions) == ([HH_PAIR], {})
     assert load_source(HubSettings(repo="some/set", subset="en", revision="v2"))[0] == [PAIR]
     assert asked == [
         ("Anthropic/hh-rlhf", {"split": "test", "revision": None, "data_dir": "helpful-base"}),
@@ -88,16 +106,18 @@ def test_the_hub_is_asked_for_what_the_settings_say(monkeypatch):
     ]
 
 
-class Loaded(list):
-    """As a data set of the hub lies in its cache: in a folder named by the commit."""
-
-    cache_files: ClassVar = [{"filename": f"/cache/some___set/en/0.0.0/{'ab' * 20}/set-train.arrow"}]
+def test_rows_of_the_hub_are_numbered_and_taken_one_by_one():
+    rows = HubRows([{"a": 1}, {"a": 2}, {"a": 3}])
+    assert [(row.number, row.value["a"]) for row in rows] == [(1, 1), (2, 2), (3, 3)]
+    assert (len(rows), rows[-1]) == (3, RawRow(3, {"a": 3}))
+    assert rows[:2] == list(rows)[:2]
+    assert not HubRows([])
 
 
 def test_the_commit_of_a_hub_data_set_is_told(monkeypatch):
     import datasets
 
-    monkeypatch.setattr(datasets, "load_dataset", lambda repo, **where: Loaded([HH_ROW]))
+    monkeypatch.setattr(datasets, "load_dataset", lambda repo, **where: layouts.Loaded([HH_ROW]))
     assert load_source(HHSettings())[1].revisions == {"Anthropic/hh-rlhf": "ab" * 20}
     assert load_source(HubSettings(repo="some/set"))[1].revisions == {"some/set": "ab" * 20}
 
@@ -144,3 +164,9 @@ def test_importing_the_data_rooms_is_light():
         "print([m for m in ('torch', 'datasets', 'transformers', 'pyarrow', 'numpy') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_who_wrote_and_labelled_completions_is_not_said_of_the_prompt_alone():
+    pair = Comparison((Q,), ("Because.", "No."), None, {"source": "hh", "labelled_by": "people", "models": ["a", "b"]})
+    assert as_prompts([pair])[0].info == {"source": "hh"}
+    assert as_conversations([pair])[0].info == {"source": "hh", "models": ["a"]}

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 
@@ -64,6 +65,21 @@ def test_temperature_undoes_overconfidence():
     assert calibration["ece_after"]["mean"] < 0.03 < calibration["ece_before"]["mean"]
     assert calibration["ece_after"]["n"] + calibration["fitted_on"] == 4000
     assert calibration["ece_after"]["high"] < calibration["ece_before"]["low"]
+
+
+def test_a_temperature_of_other_pairs_is_measured_on_all():
+    values, other = calibrated(1000, scale=3.0), calibrated(2000, scale=3.0, seed=1)
+    calibration = reward_models.evaluate(values, fitting=other)["calibration"]
+    assert calibration["temperature"] == reward_models.fit_temperature(other)
+    assert (calibration["fitted_on"], calibration["measured_on"]) == (2000, 1000)
+    assert calibration["ece_before"] == calibration["ece"]
+    after = values / calibration["temperature"]
+    assert calibration["ece_after"]["mean"] == pytest.approx(slow_ece(after, 10))
+    assert calibration["log_loss_after"]["mean"] == pytest.approx(np.logaddexp(0, -after).mean())
+    assert calibration["brier_after"]["mean"] == pytest.approx(np.mean((1 / (1 + np.exp(after))) ** 2))
+    assert calibration["adaptive_ece_after"]["mean"] == pytest.approx(slow_adaptive_ece(after, 10))
+    assert sum(bin["n"] for bin in calibration["reliability_after"]) == 1000
+    assert "temperature" in reward_models.evaluate(values[:1], fitting=other)["calibration"]
 
 
 def test_temperature_minimises_log_loss():
@@ -136,9 +152,44 @@ def test_every_figure_survives_json_with_its_interval_around_it(values):
         lambda: reward_models.evaluate([1.0], [3], [2, 3]),
         lambda: reward_models.evaluate([1.0], prompts=[]),
         lambda: reward_models.evaluate([1.0], bins=0),
+        lambda: reward_models.evaluate([1.0], fitting=[]),
+        lambda: reward_models.evaluate([1.0], fitting=[math.inf]),
     ],
 )
 def test_a_mistake_is_one_sentence(call):
     with pytest.raises(SawyerError) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def slow_adaptive_ece(values, bins):
+    """Bins of equally many pairs, for margins that all differ."""
+    confidences = sorted((1 / (1 + math.exp(-abs(m))), 1.0 if m > 0 else 0.0) for m in values)
+    edges = [math.ceil(k * len(values) / bins) for k in range(bins + 1)]
+    total = 0.0
+    for low, high in itertools.pairwise(edges):
+        inside = confidences[low:high]
+        total += abs(sum(right for _, right in inside) - sum(confidence for confidence, _ in inside))
+    return total / len(values)
+
+
+@given(st.sets(st.integers(1, 400), min_size=6, max_size=40), st.integers(1, 6), st.integers(0, 9))
+@settings(max_examples=40, deadline=None)
+def test_adaptive_ece_equals_a_plain_loop(sizes, bins, seed):
+    signs = np.random.default_rng(seed).choice([-1, 1], len(sizes))
+    values = [sign * size / 50 for sign, size in zip(signs, sorted(sizes), strict=True)]
+    assert reward_models.adaptive_calibration_error(values, bins) == pytest.approx(slow_adaptive_ece(values, bins))
+
+
+def test_equal_margins_share_a_bin_so_that_order_cannot_matter():
+    values = [2.0] * 6 + [-2.0] * 4
+    there, back = (reward_models.adaptive_calibration_error(order, 5) for order in (values, values[::-1]))
+    assert there == pytest.approx(back)
+    assert there == pytest.approx(reward_models.expected_calibration_error(values, 5))
+
+
+def test_both_calibration_errors_are_reported_with_intervals():
+    calibration = reward_models.evaluate(calibrated(400, scale=3.0))["calibration"]
+    adaptive = calibration["adaptive_ece"]
+    assert adaptive["low"] <= adaptive["mean"] <= adaptive["high"]
+    assert adaptive["mean"] == pytest.approx(calibration["ece"]["mean"], abs=0.05)

@@ -1,4 +1,4 @@
-"""Losses: worked values of the specification, gradients, and stability at margins no training should ever see."""
+"""Losses of reward models: worked values, gradients, and stability at margins no training should ever see."""
 
 import itertools
 import math
@@ -7,19 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sawyer.losses.preference import dpo
-from sawyer.losses.reward import bradley_terry, plackett_luce
-
-WORKED = tuple(torch.tensor([x]) for x in (-10.0, -12.0, -11.0, -11.5))  # chosen, rejected, and the reference's
+from sawyer.losses.reward import bradley_terry, correlation, disentangled, plackett_luce
 
 
 def doubles(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-
-
-@pytest.mark.parametrize(("smoothing", "value"), [(0.0, 0.620957), (0.1, 0.635957)])
-def test_dpo_equals_its_worked_value(smoothing, value):
-    assert dpo(*WORKED, beta=0.1, label_smoothing=smoothing).item() == pytest.approx(value, abs=1e-6)
 
 
 @pytest.mark.parametrize(("margin", "value"), [(0.0, 0.201413), (1.0, 0.474077)])
@@ -27,6 +19,71 @@ def test_bradley_terry_equals_its_worked_value(margin, value):
     assert bradley_terry(torch.tensor([2.0]), torch.tensor([0.5]), margin_P=margin).item() == pytest.approx(
         value, abs=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("shape", "value"),
+    [
+        ({"label_smoothing": 0.1}, 0.351413),
+        ({"label_smoothing": 0.1, "margin_P": torch.tensor([1.0])}, 0.524077),
+        ({"weight_P": torch.tensor([2.0])}, 0.402826),
+        ({"scale_P": torch.tensor([4.0])}, 0.002476),
+        ({"scale_P": torch.tensor([4.0]), "margin_P": torch.tensor([6.0])}, math.log(2)),
+        ({"weight_P": torch.tensor([0.0]), "centring": 0.01}, 0.0625),
+    ],
+)
+def test_what_shapes_a_pairs_loss_equals_its_worked_value(shape, value):
+    assert bradley_terry(torch.tensor([2.0]), torch.tensor([0.5]), **shape).item() == pytest.approx(value, abs=1e-6)
+
+
+def test_a_gap_belongs_to_its_pair_and_not_to_the_batch():
+    """SAWYER's code multiplied `[B, 1]` differences by `[B]` squared gaps: every pair by the gaps of all."""
+    chosen, rejected, gap = torch.tensor([1.0, 0.2, 2.0]), torch.tensor([0.0, 0.5, 1.0]), torch.tensor([1.0, 3.0, 0.0])
+    theirs = -F.logsigmoid((chosen - rejected)[:, None] * gap**2)
+    assert theirs.shape == (3, 3)
+    ours = bradley_terry(chosen, rejected, scale_P=gap**2)
+    torch.testing.assert_close(ours, theirs.diagonal())
+    assert abs(ours.mean() - theirs.mean()) > 0.05
+    for name in ("scale_P", "margin_P", "weight_P"):
+        with pytest.raises(ValueError, match="must all have the shape"):
+            bradley_terry(chosen[:, None], rejected[:, None], **{name: gap**2})
+
+
+def test_the_best_difference_under_smoothing_is_the_logit_of_the_label():
+    d = torch.tensor([math.log(0.9 / 0.1)], dtype=torch.float64, requires_grad=True)
+    bradley_terry(d, torch.zeros_like(d), label_smoothing=0.1).backward()
+    assert d.grad.item() == pytest.approx(0, abs=1e-12)
+
+
+TOKENS = torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("quality", "length", "value"),
+    [
+        ((1, -1, -1, 1), (10, 20, 30, 40), 0),  # as it should be
+        ((1, 2, 3, 4), (10, 20, 30, 40), 1),  # quality is length
+        ((4, 3, 2, 1), (10, 20, 30, 40), 1),
+        ((1, -1, -1, 1), (4, 3, 2, 1), 2),  # the length head has it the wrong way round
+        ((1, 2, 2, 1), (1, 2, 3, 5), 1 - 13 / math.sqrt(5 * 35)),
+        ((5, 5, 5, 5), (1, 2, 3, 4), 0),
+    ],
+)
+def test_disentangled_equals_its_worked_value(quality, length, value):
+    heads = [torch.tensor(head, dtype=torch.float32) for head in (quality, length)]
+    assert disentangled(*heads, TOKENS)[0].item() == pytest.approx(value, abs=1e-5)
+
+
+def test_correlation_is_pearsons():
+    a, b = doubles(2, 20).detach()
+    assert correlation(a, b).item() == pytest.approx(torch.corrcoef(torch.stack([a, b]))[0, 1].item(), abs=1e-9)
+
+
+def test_two_completions_have_no_correlation():
+    heads = doubles(2, 2)
+    apart, *correlations = disentangled(*heads, torch.tensor([3.0, 5.0]))
+    assert apart.item() == 0
+    assert [c.item() for c in correlations] == [0, 0]
 
 
 def test_plackett_luce_equals_its_worked_value():
@@ -44,27 +101,6 @@ def test_plackett_luce_probabilities_of_all_rankings_sum_to_one():
     assert plackett_luce(rewards[orders]).neg().exp().sum().item() == pytest.approx(1.0)
 
 
-def test_at_the_reference_every_pair_costs_log_two():
-    logp_P = doubles(5)
-    loss_P = dpo(logp_P, logp_P - 3, logp_P, logp_P - 3, beta=0.7)
-    torch.testing.assert_close(loss_P, torch.full_like(loss_P, math.log(2)))
-
-
-def test_the_best_margin_under_smoothing_is_the_logit_of_the_label():
-    """With labels wrong at rate e the loss is least where sigmoid(beta h) = 1 - e."""
-    zero = torch.zeros(1, dtype=torch.float64)
-    h = torch.tensor([math.log(0.9 / 0.1)], dtype=torch.float64, requires_grad=True)
-    dpo(h, zero, zero, zero, beta=1.0, label_smoothing=0.1).backward()
-    assert h.grad.item() == pytest.approx(0, abs=1e-12)
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_dpo_gradient(smoothing):
-    chosen, rejected, *reference = doubles(4, 3).unbind()
-    function = lambda w, l: dpo(w, l, *reference, beta=0.5, label_smoothing=smoothing)  # noqa: E741
-    assert torch.autograd.gradcheck(function, (chosen, rejected))
-
-
 def test_reward_gradients():
     chosen, rejected = doubles(2, 4).unbind()
     margin = torch.rand(4, dtype=torch.float64)
@@ -73,6 +109,12 @@ def test_reward_gradients():
         (chosen, rejected),
     )
     assert torch.autograd.gradcheck(plackett_luce, (doubles(3, 5),))
+    tokens = torch.arange(6, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda q, l: disentangled(q, l, tokens)[0], tuple(doubles(2, 6).unbind()))  # noqa: E741
+    assert torch.autograd.gradcheck(
+        lambda w, l: bradley_terry(w, l, scale_P=margin, weight_P=margin, label_smoothing=0.2),  # noqa: E741
+        (chosen, rejected),
+    )
 
 
 @pytest.mark.parametrize("margin", [-1e30, -1e4, -200.0, 200.0, 1e4, 1e30])
@@ -81,8 +123,6 @@ def test_stable_at_huge_margins(margin):
     chosen = torch.tensor([margin], requires_grad=True)
     ranking = torch.tensor([[margin, 0.0, -margin]], requires_grad=True)
     for loss, leaf in [
-        (dpo(chosen, zero, zero, zero, beta=1.0), chosen),
-        (dpo(chosen, zero, zero, zero, beta=1.0, label_smoothing=0.1), chosen),
         (bradley_terry(chosen, zero), chosen),
         (plackett_luce(ranking), ranking),
     ]:
@@ -105,19 +145,3 @@ def test_centring_pulls_the_mean_reward_to_zero_and_not_the_margin():
     chosen, rejected = doubles(2, 4).unbind()
     plain, centred = bradley_terry(chosen, rejected), bradley_terry(chosen, rejected, centring=0.01)
     torch.testing.assert_close(centred - plain, 0.01 * (chosen + rejected) ** 2)
-
-
-@pytest.mark.parametrize("beta", [0.05, 0.1, 1.0])
-def test_dpo_equals_the_formula_of_trl(beta):
-    """TRL 1.16 `DPOTrainer._compute_loss`, loss types `sigmoid` (which ignores label smoothing) and `robust`.
-
-    It has no function of its own to call: the lines are repeated here.
-    """
-    chosen, rejected, ref_chosen, ref_rejected = doubles(4, 16).unbind()
-    delta = (chosen - ref_chosen) - (rejected - ref_rejected)
-    torch.testing.assert_close(dpo(chosen, rejected, ref_chosen, ref_rejected, beta=beta), -F.logsigmoid(beta * delta))
-    e = 0.1
-    clean, flipped = -(1 - e) * F.logsigmoid(beta * delta), -e * F.logsigmoid(-beta * delta)
-    torch.testing.assert_close(
-        dpo(chosen, rejected, ref_chosen, ref_rejected, beta=beta, label_smoothing=e), clean + flipped
-    )

@@ -22,6 +22,15 @@ def test_a_half_written_last_line_is_dropped(tmp_path):
     assert read_metrics(path) == [{"a": 1}, {"a": 2}, {"a": 3}]
 
 
+def test_whole_lines_are_found_from_the_end_of_a_long_log(tmp_path, monkeypatch):
+    monkeypatch.setattr("sawyer.pipeline.metrics.BLOCK", 5)
+    path = tmp_path / "metrics.jsonl"
+    for content, whole in (("{}\n" * 9, 27), ("{}\n{}\n" + "x" * 12, 6), ("x" * 12, 0), ("", 0)):
+        path.write_text(content)
+        assert MetricsLog(path).position() == whole
+        assert path.stat().st_size == whole
+
+
 def test_rewinding_drops_what_came_after_the_checkpoint(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.append({"step": 1})

@@ -10,7 +10,7 @@ from sawyer.pipeline import stage as stage_module
 from sawyer.pipeline.plan import plan
 from sawyer.pipeline.recipe import load_recipe
 from sawyer.pipeline.run import run_recipe
-from sawyer.pipeline.stages import data, evaluate, generate, iterate, label, sft
+from sawyer.pipeline.stages import data, evaluate, generate, iterate, label, reward, sft
 
 SOURCE = "{source: file, path: pairs.jsonl}"
 HEAD = "name: x\nmodel: tiny\nseed: 0\nstages:\n"
@@ -24,7 +24,7 @@ BOTH = f"""{HEAD}
 def real_stages(tmp_path):
     rows = [{"prompt": f"Why {i}?", "chosen": f"Because {i}.", "rejected": "No."} for i in range(60)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    modules = (data, evaluate, generate, iterate, label, sft)
+    modules = (data, evaluate, generate, iterate, label, reward, sft)
     with stage_module.register(*(module.STAGE for module in modules)):
         yield
 
@@ -125,6 +125,10 @@ SAID = {
         HEAD + "  pairs:\n    stage: data\n    parts:\n      file: {source: hub, repo: a/b, subsets: [c]}\n",
         "x.yaml:8: stages.pairs.parts.file has no setting 'subsets'; did you mean 'subset'?",
     ),
+    "a setting of a set in a mixture": (
+        WITH_SOURCE + "      source: mixture\n      parts:\n      - data: {source: shp, min_ration: 3}\n",
+        "x.yaml:10: stages.pairs.source.parts.0.data has no setting 'min_ration'; did you mean 'min_ratio'?",
+    ),
     "a mistyped choice of a source": (
         WITH_SOURCE + "      source: hub\n      repo: a/b\n      format: mesages\n",
         "x.yaml:10: stages.pairs.source.format should be 'auto', 'alpaca', 'sharegpt', 'messages', 'trl' or 'hh', "
@@ -132,7 +136,9 @@ SAID = {
     ),
     "a mistyped source": (
         WITH_SOURCE + "      source: verifable\n      n: 3\n",
-        "x.yaml:8: stages.pairs.source.source should be 'hh', 'file', 'hub' or 'verifiable', not 'verifable'; "
+        "x.yaml:8: stages.pairs.source.source should be 'hh', 'file', 'hub', 'verifiable', 'mixture', 'shp', "
+        "'helpsteer', 'pku', 'ultrafeedback', 'ultrainteract', 'code-ultrafeedback', 'argilla-math', 'orca', "
+        "'capybara', 'summarize', 'nectar', 'webgpt', 'oasst', 'gpt4-llm' or 'alpaca-farm', not 'verifable'; "
         "did you mean 'verifiable'?",
     ),
     "no source named": (
@@ -150,6 +156,10 @@ SAID = {
     "a part that leaves the folder": (
         WITH_SOURCE + "      source: hh\n    split: {../x: 1.0}\n",
         "x.yaml:5: stages.pairs: the name of the part '../x' may only have letters, digits, - and _",
+    ),
+    "a part named as a figure": (
+        HEAD + "  pairs: {stage: data, parts: {sources: {source: hh}}}\n",
+        "x.yaml:5: stages.pairs: a part cannot be called 'sources', that name is taken; choose another one",
     ),
     "a part named as the metrics": (
         HEAD + "  pairs: {stage: data, parts: {metrics: {source: hh}}}\n",
@@ -171,24 +181,27 @@ USED = f"""{BOTH}
   answers: {{stage: generate, model: sft, data: pairs, parts: [train]}}
   labels: {{stage: label, data: answers}}
   more: {{stage: sft, model: sft, data: labels}}
+  reward: {{model: base, data: talks, validation: test}}
   evaluate: {{policies: [base, sft], data: pairs, gold_model: null}}
 """
 NOT_THERE = {
     "stages.sft.part=tran": "--set stages.sft.part: stages.sft.part: 'talks' has no part 'tran'; did you mean 'train'?",
     "stages.sft.validation=dev": "--set stages.sft.validation: stages.sft.validation: 'talks' has no part 'dev'; "
     "its parts are train, test",
+    "stages.reward.calibrate=dev": "--set stages.reward.calibrate: stages.reward.calibrate: 'talks' has no part "
+    "'dev'; its parts are train, test",
     "stages.answers.parts=[train, tset]": "--set stages.answers.parts: stages.answers.parts.1: 'pairs' has no part "
     "'tset'; did you mean 'test'?",
     "stages.more.validation=test": "--set stages.more.validation: stages.more.validation: 'labels' has no part 'test'; "
     "its parts are train",
-    "stages.pairs.split={train: 0.5, dev: 0.5}": "x.yaml:13: stages.evaluate.part: 'pairs' has no part 'test'; "
+    "stages.pairs.split={train: 0.5, dev: 0.5}": "x.yaml:14: stages.evaluate.part: 'pairs' has no part 'test'; "
     "its parts are train, dev",
 }
 
 
 @pytest.mark.parametrize("override", NOT_THERE)
 def test_a_part_that_is_not_there_is_found_before_the_run(override):
-    assert set(plan(recipe(USED)).files) == {"talks", "pairs", "sft", "answers", "labels", "more", "evaluate"}
+    assert set(plan(recipe(USED)).files) == {"talks", "pairs", "sft", "answers", "labels", "more", "reward", "evaluate"}
     with pytest.raises(SawyerError) as caught:
         plan(recipe(USED, override))
     assert str(caught.value) == NOT_THERE[override]

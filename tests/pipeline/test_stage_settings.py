@@ -69,3 +69,12 @@ def test_defaults_written_out_say_the_same():
     source = {"source": "verifiable", "split": "train", "n": 4}
     for settings in (data.Settings(parts={"train": source}), label.Settings(data="answers", form="extremes")):
         assert type(settings)(**settings.model_dump()) == settings
+
+
+def test_near_duplicates_belong_to_a_split():
+    source = {"source": "verifiable", "n": 4}
+    assert data.Settings(source=source, near_duplicates=0.8).near_duplicates == 0.8
+    with pytest.raises(ValidationError, match="kept together by `split`"):
+        data.Settings(parts={"train": source}, near_duplicates=0.8)
+    with pytest.raises(ValidationError, match=r"greater than or equal to 0\.5"):
+        data.Settings(source=source, near_duplicates=0.1)

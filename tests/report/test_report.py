@@ -129,6 +129,20 @@ def test_a_run_with_a_reward_model_only_says_what_it_can(run_stages):
     assert "The reward model ranks" in page.text
 
 
+def test_a_temperature_fitted_elsewhere_has_no_halves(run_stages):
+    run = run_stages(first(3))
+    assert "ECE of the half not fitted on" in page_of(run).text
+    path = run / "reward" / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    evaluation["calibration"] |= {"measured_on": evaluation["pairs"], "fitted_on": 123}
+    path.write_text(json.dumps(evaluation))
+    text = page_of(run).text
+    assert "half not fitted on" not in text
+    assert "that half" not in text
+    assert "ECE after temperature scaling" in text
+    assert "fitted on 123 other pairs" in text
+
+
 def test_results_of_other_settings_are_not_shown_after_a_failure(run, run_stages):
     with pytest.raises(SawyerError, match="not a number"):
         run_stages(STAGES, "stages.sft.learning_rate=1")

@@ -34,9 +34,11 @@ def gradients_equal(ours: torch.nn.Module, reference: torch.nn.Module) -> None:
     assert compared > 0
 
 
+@pytest.mark.parametrize("block", [4, attention.BLOCK])
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("arch", [*ISSUE, *MORE])
-def test_logprobs_and_all_gradients_equal_the_padded_reference(arch, kernel, decoder, grow, monkeypatch):
+def test_logprobs_and_all_gradients_equal_the_padded_reference(arch, kernel, block, decoder, grow, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", block)
     monkeypatch.setattr(attention, "DENSE_UP_TO", {torch.float32: KERNELS[kernel]})
     model = decoder(arch)
     reference = eager(model)

@@ -7,7 +7,7 @@ import torch
 
 from sawyer.errors import SawyerError
 from sawyer.trees import attention
-from sawyer.trees.model import TreeModel, TreePolicy
+from sawyer.trees.model import TreeDecoder, TreePolicy
 from sawyer.trees.tree import Branches, TokenTree, TreeBatch
 
 ARCHITECTURES = ("llama", "qwen2", "gemma2", "mistral", "gpt2")
@@ -16,7 +16,7 @@ LENGTHS = [(9, 7, 12), (6, 5, 8), (12, 4, 4)]
 
 @torch.no_grad()
 def hidden(model, trees) -> torch.Tensor:
-    return TreeModel(model).hidden(TreeBatch.of(trees))
+    return TreeDecoder(model).hidden(TreeBatch.of(trees))
 
 
 def spans(trees, r: int) -> tuple[slice, slice, slice]:
@@ -105,7 +105,7 @@ def test_mask_is_what_each_completion_would_see_in_a_pass_of_its_own(window):
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_every_kernel_follows_the_mask(groups, window, softcap, grow):
+def test_every_kernel_follows_the_mask(groups, window, softcap, grow, monkeypatch):
     layout = TreeBatch.of(grow([(4, 3, 5, 1), (1, 6), (7, 2, 2)])).layout
     generator = torch.Generator().manual_seed(0)
     shape = (layout.length, 16)
@@ -129,8 +129,28 @@ def test_every_kernel_follows_the_mask(groups, window, softcap, grow):
     torch.testing.assert_close(by_tree(attention._dense, softcap), expected, **close)
     if softcap is None:
         torch.testing.assert_close(by_tree(attention._sdpa), expected, **close)
+    monkeypatch.setattr(attention, "BLOCK", 4)
+    for up_to in (1024, 0):
+        monkeypatch.setattr(attention, "DENSE_UP_TO", {torch.float32: up_to})
+        torch.testing.assert_close(
+            attention._by_tree(query, key, value, layout, 0.3, window, softcap), expected, **close
+        )
     flex = attention._flex(query, key, value, layout, 0.3, window, softcap).transpose(1, 2)
     torch.testing.assert_close(flex, expected, **close)
+
+
+def test_few_scores_of_siblings_are_computed(grow, monkeypatch):
+    layout = TreeBatch.of(grow([(100, *[64] * 8)])).layout
+    scores = []
+    kernel = attention._sdpa
+    monkeypatch.setattr(
+        attention, "_sdpa", lambda q, k, *more: scores.append(q.shape[2] * k.shape[2]) or kernel(q, k, *more)
+    )
+    row = torch.zeros(1, 2, layout.length, 8)
+    attention._by_tree(row, row, row, layout, 1.0, None, None)
+    needed = 100 * 101 / 2 + 8 * (64 * 100 + 64 * 65 / 2)
+    assert sum(scores) < 2 * needed
+    assert sum(scores) < 0.4 * layout.length**2
 
 
 @pytest.mark.parametrize("arch", ["mamba", "lfm2", "gptj", "gpt_neo", "bloom", "gpt_oss"])

@@ -97,7 +97,7 @@ def test_reward_models_keep_to_the_token_budget_of_the_evaluation(context, rewar
             budgets.append(self.token_budget)
             return super().score(prompts, completions)
 
-    monkeypatch.setattr("sawyer.feedback.reward_model.RewardModel", Remembering)
+    monkeypatch.setattr("sawyer.feedback.multi_objective.RewardModel", Remembering)
     compare(context(SHORT, reward=reward), ["base"], proxy="reward", gold_model="reward", token_budget=64)
     assert budgets == [64, 64]
 

@@ -11,6 +11,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,7 +138,7 @@ def loss_curve(name: str, metrics: Sequence[Mapping[str, Any]]) -> str | None:
         return _svg(figure, "loss-" + re.sub(r"\W", "-", name), f"Loss of stage {name}")
 
 
-def reliability(evaluation: Mapping[str, Any], name: str) -> str | None:
+def reliability(evaluation: Mapping[str, Any], name: str, label: str | None = None) -> str | None:
     """How often the reward model is right when it is this sure, before and after temperature scaling."""
     calibration = evaluation["calibration"]
     before, after = calibration.get("reliability") or [], calibration.get("reliability_after") or []
@@ -151,19 +152,41 @@ def reliability(evaluation: Mapping[str, Any], name: str) -> str | None:
             width = bin["high"] - bin["low"]
             axes.bar(bin["low"], 0.3 * bin["n"] / total, width, align="edge", color=GRID, linewidth=0)
         labels = ("as trained", f"divided by T = {calibration['temperature']:.2f}" if after else "")
-        for diagram, colour, label in zip((before, after), (RAMP[0], RAMP[4]), labels, strict=True):
+        for diagram, colour, name_of_line in zip((before, after), (RAMP[0], RAMP[4]), labels, strict=True):
             filled = [bin for bin in diagram if bin["n"]]
             if filled:
                 x, y = ([bin[key] for bin in filled] for key in ("confidence", "accuracy"))
-                axes.plot(x, y, marker="o", markersize=5, color=colour, linewidth=1.8, label=label)
+                axes.plot(x, y, marker="o", markersize=5, color=colour, linewidth=1.8, label=name_of_line)
         axes.set_xlim(0.49, 1.01)
         axes.set_ylim(0, 1.03)
         axes.set_xlabel("confidence, sigmoid(|margin|)  (bars: share of pairs)")
         axes.set_ylabel("pairs ranked right")
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, borderpad=0.2)
-        return _svg(
-            figure, "reliability-" + re.sub(r"\W", "-", name), f"Calibration of the reward model of stage {name}"
-        )
+        label = label or f"Calibration of the reward model of stage {name}"
+        return _svg(figure, "reliability-" + re.sub(r"\W", "-", name), label)
+
+
+def length_heat_map(heat_map: Mapping[str, Any]) -> str | None:
+    """How many prompts have which correlation of reward and length, at which mean length; None without any."""
+    if not heat_map["points"]:
+        return None
+    counts = np.array(heat_map["counts"], dtype=float)
+    with _style():
+        figure, axes = _figure(5.6, 3.5)
+        x, y = heat_map["correlation_edges"], heat_map["length_edges"]
+        for row, (low, high) in enumerate(pairwise(y)):
+            for column in np.flatnonzero(counts[row]):
+                share = counts[row, column] / counts.max()
+                axes.fill_between(
+                    x[column : column + 2], low, high, color=RAMP[1], alpha=0.15 + 0.85 * share, linewidth=0
+                )
+        axes.axvline(0, color=BASELINE, linewidth=1, linestyle=(0, (4, 3)))
+        axes.axvline(heat_map["correlation"]["mean"], color=RAMP[4], linewidth=1.8)
+        axes.set_xlim(-1, 1)
+        axes.set_ylim(0, y[-1])
+        axes.set_xlabel("correlation of reward and length within a prompt (line: mean)")
+        axes.set_ylabel("mean length")
+        return _svg(figure, "length-heat-map", "Correlation of reward and length, by mean length")
 
 
 def _style() -> Any:

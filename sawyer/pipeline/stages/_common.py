@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field, model_validator
 
@@ -16,7 +16,8 @@ from sawyer.train.settings import OptimizerSettings
 
 if TYPE_CHECKING:
     from sawyer.data.chat import ChatFormat
-    from sawyer.feedback.reward_model import RewardModel
+    from sawyer.data.pair_format import PairFormat
+    from sawyer.feedback.protocol import Feedback
     from sawyer.models.adapters import Trainable
     from sawyer.rollout.protocol import Completion
     from sawyer.train.loop import Objective, Trained
@@ -85,16 +86,30 @@ def read_part(context: Context, ref: str, part: str, kinds: tuple[type, ...], li
     return records
 
 
+class Limits(Protocol):
+    """How long records may be, and how many of them longer."""
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    @property
+    def max_dropped(self) -> float: ...
+
+
 def trees_of(
     context: Context,
-    settings: TrainingSettings,
+    settings: Limits,
     ref: str,
     part: str,
     kinds: tuple[type, ...],
     make: Any,
     limit: int | None = None,
+    length: Any = None,
 ) -> tuple[list[Any], list[Any]]:
-    """The trees of one part of a data set and the records they come from; what is too long is dropped and said."""
+    """The trees of one part of a data set and the records they come from; what is too long is dropped and said.
+
+    `length` says how long a tree is, its longest path where it is None.
+    """
     from sawyer.trees.build import build
 
     records = read_part(context, ref, part, kinds, limit)
@@ -104,6 +119,7 @@ def trees_of(
         max_tokens=settings.max_tokens,
         max_dropped=settings.max_dropped,
         what=f"records of {ref}/{part}",
+        length=length or (lambda tree: tree.longest_path),
     )
     if kept.dropped:
         context.say(f"{kept.dropped} of {len(records)} records of {ref}/{part} exceed {settings.max_tokens} tokens")
@@ -128,11 +144,17 @@ def fit(
     )  # fmt: skip
 
 
-def save_trained(context: Context, trainable: Trainable, weights: MasterWeights, chat: ChatFormat) -> None:
-    """Write the trained model, in float32, as the artifact of this stage."""
+def save_trained(
+    context: Context,
+    trainable: Trainable,
+    weights: MasterWeights,
+    chat: ChatFormat | PairFormat,
+    finish: Callable[[Any], None] | None = None,
+) -> None:
+    """Write the trained model, in float32, as the artifact of this stage; `finish` changes it before."""
     if context.is_main:
         weights.install()
-        trainable.save(context.folder, chat)
+        trainable.save(context.folder, chat, finish=finish)
 
 
 def mean(numbers: Sequence[float]) -> float:
@@ -154,11 +176,11 @@ def chat_of(name: str, template: str | None) -> ChatFormat:
     return ChatFormat(load_tokenizer(name), template, default="plain")
 
 
-def reward_model_of(context: Context, ref: str, token_budget: int) -> RewardModel:
-    """A reward model that scores in the run's precision, on the run's device."""
-    from sawyer.feedback.reward_model import RewardModel
+def reward_model_of(context: Context, ref: str, token_budget: int = 4096) -> Feedback:
+    """A reward model of any kind that scores in the run's precision, on the run's device."""
+    from sawyer.feedback.multi_objective import open_reward_model
 
-    return RewardModel(
+    return open_reward_model(
         context.model(ref),
         precision=context.precision,
         token_budget=token_budget,

@@ -11,7 +11,6 @@ from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt
 from sawyer.evals import policies as arithmetic
 from sawyer.feedback.protocol import Feedback
-from sawyer.feedback.reward_model import RewardModel
 from sawyer.feedback.rules import VerifiableReward
 from sawyer.models.load import load_policy
 from sawyer.models.precision import DTYPES
@@ -98,7 +97,7 @@ def _gold(settings: Any, context: Context) -> Feedback | None:
     return _reward_model(settings.gold_model, settings, context)
 
 
-def _reward_model(ref: str | None, settings: Any, context: Context) -> RewardModel | None:
+def _reward_model(ref: str | None, settings: Any, context: Context) -> Feedback | None:
     if ref is None:
         return None
     return reward_model_of(context, ref, settings.token_budget)

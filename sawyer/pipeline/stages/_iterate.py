@@ -2,7 +2,8 @@
 done again:
 
     answers-K/  the completions at temperature K      scored.json  their rewards      pairs.jsonl  made of them
-    reference.json  log-probs under pi_0              checkpoint/  of the training under way
+    trees.json  the pairs as tokens, with their scores
+    reference.json  log-probs under the reference     checkpoint/  of the training under way
     validation/  answers to held-out prompts          learned.safetensors  the iterate's weights or adapters, float32
     done.json  its figures
 """
@@ -16,7 +17,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from sawyer.data.files import write_records
-from sawyer.data.records import Prompt
+from sawyer.data.records import Comparison
 from sawyer.errors import SawyerError
 from sawyer.methods import iterative
 from sawyer.models.adapters import Trainable
@@ -25,65 +26,51 @@ from sawyer.models.precision import DTYPES
 from sawyer.numerics import release
 from sawyer.pipeline.files import read_json, write_json
 from sawyer.pipeline.stage import Context
-from sawyer.pipeline.stages._common import chat_of, mean, prompts_of, reward_model_of
-from sawyer.pipeline.stages._engines import vllm_engine
+from sawyer.pipeline.stages._common import mean, read_part, reward_model_of
+from sawyer.pipeline.stages._live import LivePolicy
 from sawyer.rollout import kv_cache
 from sawyer.rollout.files import generate_resumably
-from sawyer.rollout.prompts import read_prompts
 from sawyer.rollout.protocol import Completion
-from sawyer.rollout.torch_engine import TorchEngine
-from sawyer.rollout.unanswered import OF_THE_PROMPT, left_out
-from sawyer.rollout.vllm_engine import VllmEngine
-from sawyer.train.loop import train
-from sawyer.train.objectives import dpo
+from sawyer.train.loop import Objective, train
+from sawyer.train.objectives import sft
+from sawyer.train.preference import SCORE, preference
 from sawyer.train.reference import with_reference
+from sawyer.trees.build import comparison_tree
 from sawyer.trees.model import TreePolicy
 from sawyer.trees.tree import TokenTree
 
 LEARNED = "learned.safetensors"
 
 
-class Iterations:
+class Iterations(LivePolicy):
     """One run of the stage."""
 
     def __init__(self, settings: Any, context: Context) -> None:
-        self.settings = settings
-        self.context = context
-        self.name = context.model(settings.model)
-        self.chat = chat_of(self.name, settings.chat_template)
-        self.device = context.accelerator.device
-        # float32 until the first training casts it
-        self.trainable = Trainable(lambda: load_policy(self.name), settings.lora, seed=context.seed)
-        self.trainable.model.to(self.device)  # before the engine reads it
+        super().__init__(settings, context)
         self.prompts = self.answerable(settings.part)
         self.held_out = self.answerable(settings.validation, settings.validation_prompts)
-        self.engine = self.make_engine()
-        for parameter in self.trainable.model.parameters():
-            if not parameter.requires_grad:  # the body under adapters: now, so that an iterate is merged into the same
-                parameter.data = parameter.data.to(DTYPES[context.precision])  # body before and after a continuation
+        self.offline = self.offline_pairs()
         self.reward = reward_model_of(context, settings.reward, settings.token_budget)
 
-    def answerable(self, part: str, limit: int | None = None) -> list[Prompt]:
-        """The prompts of a part that leave room for an answer; how many do not is said."""
-        prompts = prompts_of(self.context, self.settings.data, part, limit)
+    def offline_pairs(self) -> list[Comparison]:
+        """The pairs that are there already and fit into the context."""
+        if self.settings.offline is None:
+            return []
+        offline = self.settings.offline
+        pairs = read_part(self.context, offline.data, offline.part, (Comparison,))
         room = kv_cache.context(self.trainable.model)
-        _, problems = read_prompts(prompts, self.chat, self.settings.sampling.max_tokens, room, keep_failed=True)
-        why = {i: OF_THE_PROMPT + problem for i, problem in enumerate(problems) if problem is not None}
-        if why:
-            self.context.say(left_out(prompts, why, f"prompts of {self.settings.data}/{part}"))
-        return [prompt for i, prompt in enumerate(prompts) if i not in why]
+        fitting = [pair for pair in pairs if room is None or self.tree_of(pair).longest_path <= room]
+        if len(fitting) < len(pairs):
+            self.context.say(f"{len(pairs) - len(fitting)} pairs of {offline.data}/{offline.part} exceed the context")
+        if not fitting:
+            raise SawyerError(f"stage {self.context.name}: no pair of {offline.data}/{offline.part} fits the context")
+        return fitting
 
-    def make_engine(self) -> TorchEngine | VllmEngine | None:
-        """What generates, with weights of its own; None where another process does."""
-        if self.settings.engine == "vllm":
-            if not self.context.is_main:
-                return None
-            return vllm_engine(self.context, self.settings, self.name, self.chat)
-        model: Any = self.trainable.model
-        if self.settings.lora is not None:
-            model = load_policy(self.name)
-        precision: Any = self.context.precision  # one of the recipe's, which are the engine's
-        return TorchEngine(model.to(self.device), self.chat, precision=precision)
+    def tree_of(self, record: Comparison) -> TokenTree:
+        """A pair as tokens, with its scores; 1 and 0 where it has none."""
+        scores = [1.0, 0.0] if record.scores is None else [record.scores[0], record.scores[-1]]
+        tree = comparison_tree(self.chat, record, pair=True)
+        return TokenTree(tree.prompt, tree.completions, values={SCORE: scores})
 
     def run(self) -> dict[str, Any]:
         """All iterations; the best of them by validation reward becomes the artifact."""
@@ -109,26 +96,14 @@ class Iterations:
         prompts = iterative.prompts_of_iteration(self.prompts, self.settings.prompts, t)
         completions, scored = self.answers(prompts, folder, t)
         release()  # the engine's cache, before the optimiser's state needs the room
-        trees = [
-            TokenTree(
-                self.chat.prompt_ids(prompts[pair.prompt].prompt),
-                [completions[pair.prompt][pair.chosen].ids, completions[pair.prompt][pair.rejected].ids],
-            )
-            for pair in scored["pairs"]
-        ]
-        trees = with_reference(
-            lambda: load_policy(self.name),
-            trees,
-            precision=self.context.precision,
-            token_budget=self.settings.token_budget,
-            file=folder / "reference.json",
-            journal=self.context,
-            device=self.device,
-            writes=self.context.is_main,
-        )
+        trees = self.trees(prompts, completions, scored, folder, t)
+        if self.settings.start == "first" and t > 0:
+            del self.trainable
+            self.trainable = self.first_policy()
+            self.cast_body()
         policy = TreePolicy(self.trainable.model)
         trained = train(
-            policy, trees, dpo(beta=self.settings.beta), self.settings,
+            policy, trees, self.objective(), self.settings,
             precision=self.context.precision, seed=self.context.seed + t, journal=self.context,
             title=f"iteration {t + 1} of {self.settings.iterations}", scratch=folder,
             accelerator=self.context.accelerator,
@@ -140,12 +115,72 @@ class Iterations:
         last = trained.figures
         del trained  # and with it the optimiser
         release()
-        figures = {**scored["figures"], "pairs": len(trees), **last, **self.validate(folder, t)}
+        figures = {
+            **scored["figures"],
+            "pairs": len(scored["pairs"]),
+            "trained_on": len(trees),
+            **last,
+            **self.validate(folder, t),
+        }
         self.context.log(iteration=t + 1, **{k: v for k, v in figures.items() if k != "loss"})
         if self.context.is_main:
             write_json(done, figures)
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         return figures
+
+    def objective(self) -> Objective:
+        """What an iteration's training minimises."""
+        return sft() if self.settings.learn == "best" else preference(self.settings.mix())
+
+    def trees(
+        self, prompts: list, completions: list[list[Completion]], scored: dict[str, Any], folder: Path, t: int
+    ) -> list[TokenTree]:
+        """What iteration t trains on: the new pairs, those of earlier iterations, and those that were there."""
+        settings = self.settings
+        new = [
+            TokenTree(
+                self.chat.prompt_ids(prompts[pair.prompt].prompt),
+                [completions[pair.prompt][k].ids for k in (pair.chosen, pair.rejected)],
+                values={SCORE: [scored["rewards"][pair.prompt][k] for k in (pair.chosen, pair.rejected)]},
+            )
+            for pair in scored["pairs"]
+        ]
+        if self.context.is_main and settings.replay:
+            write_json(folder / "trees.json", [[tree.prompt, tree.completions, tree.values[SCORE]] for tree in new])
+        earlier: list[TokenTree] = []
+        for before in range(t, 0, -1) if settings.replay else ():
+            rows = read_json(folder.parent / f"iteration-{before}" / "trees.json")
+            earlier += [TokenTree(prompt, own, values={SCORE: scores}) for prompt, own, scores in rows]
+        trees = [*new, *earlier[: round(settings.replay * len(new))]]
+        if settings.learn == "best":
+            return [TokenTree(tree.prompt, tree.completions[:1]) for tree in trees]
+        if settings.offline is not None:
+            count = round(settings.offline.share * len(new))
+            trees += [self.tree_of(self.offline[(t * count + k) % len(self.offline)]) for k in range(count)]
+        if not any(loss.reference for loss in settings.losses):
+            return trees
+        return with_reference(
+            lambda: self.reference(t),
+            trees,
+            precision=self.context.precision,
+            token_budget=settings.token_budget,
+            file=folder / "reference.json",
+            journal=self.context,
+            device=self.device,
+            writes=self.context.is_main,
+            also_shared=any(loss.name == "ld_dpo" for loss in settings.losses),
+        )
+
+    def reference(self, t: int) -> Any:
+        """The reference of iteration t: pi_0, or the iterate that it starts from, in float32."""
+        model: Any = load_policy(self.name)
+        if self.settings.reference == "moving" and t > 0:
+            iterate = Trainable(lambda: model, self.settings.lora, seed=self.context.seed)
+            iterate.take(load_file(self.context.scratch / f"iteration-{t}" / LEARNED))
+            model = iterate.model
+            if self.settings.lora is not None:
+                model = model.merge_and_unload()
+        return model
 
     def rewind(self, folder: Path) -> None:
         """Drop the figures of an iteration that was begun and has no checkpoint to go on from."""
@@ -160,11 +195,6 @@ class Iterations:
         self.trainable.take(load_file(folder / LEARNED))
         self.refresh()
 
-    def refresh(self) -> None:
-        """Give the engine the policy's weights, in memory."""
-        if self.engine is not None:
-            self.engine.load(self.trainable.merged())
-
     def answers(self, prompts: list, folder: Path, t: int) -> tuple[list[list[Completion]], dict[str, Any]]:
         """Each prompt's completions, and their rewards, pairs and figures."""
         settings = self.settings
@@ -177,7 +207,7 @@ class Iterations:
                     own.extend(more)
         texts = [[completion.text for completion in own] for own in completions]
         rewards = self.rewards(prompts, texts, folder / "scored.json")
-        pairs = iterative.best_and_worst(rewards, texts, settings.pairs)
+        pairs = iterative.choose_pairs(rewards, texts, settings.pairs, self.context.seed + t)
         if not pairs:
             raise SawyerError(
                 f"stage {self.context.name}: all completions of every prompt are equal or score the same in iteration "
@@ -191,7 +221,7 @@ class Iterations:
             "tokens": mean([len(c.ids) for own in completions for c in own]),
             "finished": mean([float(c.finished) for own in completions for c in own]),
         }
-        return completions, {"pairs": pairs, "figures": figures}
+        return completions, {"pairs": pairs, "rewards": rewards, "figures": figures}
 
     def validate(self, folder: Path, t: int) -> dict[str, float]:
         """The policy's mean penalised reward on held-out prompts, one answer each at temperature 1."""

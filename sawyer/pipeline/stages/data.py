@@ -10,10 +10,11 @@ from sawyer.data.sources import SourceSettings
 from sawyer.data.splits import fractions_problem
 from sawyer.errors import SawyerError
 from sawyer.pipeline.stage import NAME, Context, Stage
+from sawyer.settings import InputFile
 from sawyer.settings import Settings as BaseSettings
 
 _UNDIVIDED = {"train": 1.0}
-_TAKEN = ("metrics", "dropped", "revisions")
+_TAKEN = ("metrics", "dropped", "revisions", "sources")
 """What a file or a figure of the stage is called that is no part."""
 
 
@@ -29,6 +30,13 @@ class Settings(BaseSettings):
     they are called and whatever the recipe's seed, so that what one trains on is never what another tests on."""
     parts: dict[str, SourceSettings] | None = None
     """A source of its own for each part, for sources that come split."""
+    near_duplicates: float | None = Field(default=None, ge=0.5, le=1)
+    """Keep prompts together in one part whose runs of three words have at least this Jaccard similarity (0.8, say).
+    A group goes where one of its prompts goes, so stages with it agree only where they hold the same records."""
+    against: Annotated[list[str], InputFile()] = Field(default=[])
+    """Files or folders of evaluation prompts; records that overlap with one of them are dropped."""
+    against_words: int = Field(default=13, ge=1)
+    """How many words in a row must be the same to be an overlap: 13, or 8 to be strict."""
     view: Literal["records", "conversations", "prompts"] = "records"
     """`conversations` takes the best completion of a comparison as the answer, `prompts` drops the completions."""
 
@@ -40,6 +48,8 @@ class Settings(BaseSettings):
             raise ValueError("`parts` names no part; give at least one")
         if self.parts is not None and (self.split != _UNDIVIDED or self.split_seed != 0):
             raise ValueError("`split` and `split_seed` divide a `source`; `parts` come split")
+        if self.parts is not None and self.near_duplicates is not None:
+            raise ValueError("`near_duplicates` are kept together by `split`; `parts` come split")
         return self
 
     @model_validator(mode="after")
@@ -55,19 +65,28 @@ class Settings(BaseSettings):
 
 
 def run(settings: Settings, context: Context) -> dict[str, Any]:
+    from sawyer.data.contamination import Index, evaluation_prompts, without_overlaps
     from sawyer.data.files import LoadReport, write_records
+    from sawyer.data.near_duplicates import groups
     from sawyer.data.sources import as_conversations, as_prompts, load_source
     from sawyer.data.splits import split
+    from sawyer.data.statistics import by_source
 
     if not context.is_main:
         return {}
+    told = [prompt for file in settings.against for prompt in evaluation_prompts(file)]
     views = {"records": lambda records: records, "conversations": as_conversations, "prompts": as_prompts}
     total = LoadReport()
     parts: dict[str, list[Any]] = {}
     if settings.parts is None:
         assert settings.source is not None
-        records, total = load_source(settings.source)
-        parts = split(records, settings.split, settings.split_seed)
+        records, total = load_source(settings.source, context.say)
+        together = None
+        if settings.near_duplicates is not None:
+            context.say("looking for near-duplicates")
+            together = groups(records, settings.near_duplicates)
+            context.say(f"{len(records):,} records in {len(set(together)):,} groups of near-duplicates")
+        parts = split(records, settings.split, settings.split_seed, together)
         for name, share in settings.split.items():
             if not parts[name]:
                 raise SawyerError(
@@ -76,8 +95,17 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
                 )
     else:
         for name, source in settings.parts.items():
-            parts[name], report = load_source(source)
+            parts[name], report = load_source(source, context.say)
             total.add(report)
+    if told:
+        index, reason = Index(told, settings.against_words), "the prompt overlaps with an evaluation prompt"
+        for name, records in parts.items():
+            try:
+                parts[name], overlapping = without_overlaps(records, index)
+            except SawyerError as error:
+                raise SawyerError(f"part '{name}': {error}") from None
+            if overlapping:
+                total.dropped[reason] = total.dropped.get(reason, 0) + overlapping
     figures: dict[str, Any] = {}
     for name, records in parts.items():
         try:
@@ -88,10 +116,13 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
         figures[name] = len(rows)
     for reason, count in total.dropped.items():
         context.say(f"dropped {count}: {reason}")
+    sources = by_source([record for records in parts.values() for record in records])
+    if len(sources) > 1:
+        figures["sources"] = sources
     for kind, found in (("dropped", total.dropped), ("revisions", total.revisions)):
         if found:
             figures[kind] = found
     return figures
 
 
-STAGE = Stage("data", Settings, run, makes="data", help="records from a source, split by prompt into parts", version=2)
+STAGE = Stage("data", Settings, run, makes="data", help="records from a source, split by prompt into parts", version=3)

@@ -26,40 +26,14 @@ class Settings(TrainingSettings):
 
 
 def run(settings: Settings, context: Context) -> dict[str, Any]:
-    from sawyer.data.records import Comparison
-    from sawyer.models.adapters import Trainable
-    from sawyer.models.load import load_policy
-    from sawyer.pipeline.stages._common import chat_of, fit, save_trained, trees_of
-    from sawyer.train.objectives import dpo
-    from sawyer.train.reference import with_reference
-    from sawyer.trees.build import comparison_tree
-    from sawyer.trees.model import TreePolicy
+    from sawyer.losses.registry import LOSSES
+    from sawyer.pipeline.stages._preference import train
+    from sawyer.train.preference import Weighted
 
-    context.track(settings.trackers)
-    name = context.model(settings.model)
-    chat = chat_of(name, settings.chat_template)
-    make = lambda record: comparison_tree(chat, record, pair=True)
-    trees, _ = trees_of(context, settings, settings.data, settings.part, (Comparison,), make, settings.limit)
-    held_out: list[Any] = []
-    if settings.validation:
-        held_out, _ = trees_of(context, settings, settings.data, settings.validation, (Comparison,), make)
-    both = with_reference(
-        lambda: load_policy(context.model(settings.reference or settings.model)),
-        [*trees, *held_out],
-        precision=context.precision,
-        token_budget=settings.token_budget,
-        file=context.scratch / "reference.json",
-        journal=context,
-        device=context.accelerator.device,
-        writes=context.is_main,
-    )
-    trees, held_out = both[: len(trees)], both[len(trees) :]
-    trainable = Trainable(lambda: load_policy(name), settings.lora, seed=context.seed)
-    policy = TreePolicy(trainable.model)
-    objective = dpo(beta=settings.beta, label_smoothing=settings.label_smoothing)
-    result = fit(context, settings, policy, trees, objective, held_out)
-    save_trained(context, trainable, result.weights, chat)
-    return {"pairs": len(trees), **result.figures}
+    if settings.label_smoothing:
+        options = {"beta": settings.beta, "label_smoothing": settings.label_smoothing}
+        return train(settings, context, [Weighted(LOSSES["cdpo"], options=options)])
+    return train(settings, context, [Weighted(LOSSES["dpo"], options={"beta": settings.beta})])
 
 
 STAGE = Stage(

@@ -1,8 +1,8 @@
-"""Stage `iterate`: online iterative DPO against any reward (Algorithm 2 of the RLHF Workflow)."""
+"""Stage `iterate`: online iterative DPO against any reward (Algorithm 2 of the RLHF Workflow), and its relatives."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,13 +10,26 @@ from sawyer.methods.iterative import PairSettings
 from sawyer.pipeline.stage import Context, Ref, Stage
 from sawyer.pipeline.stages._common import training_needs
 from sawyer.pipeline.stages._engines import EngineSettings
+from sawyer.pipeline.stages._losses import LossSettings
 from sawyer.rollout.sampling import Sampling, contradiction
+from sawyer.settings import Settings as Settings_
 from sawyer.train.settings import OptimizerSettings
 
 
-class Settings(OptimizerSettings, EngineSettings):
+class OfflineSettings(Settings_):
+    """Pairs that are there already, to be trained on beside the new ones."""
+
+    data: Annotated[str, Ref("data")]
+    """Comparisons; of more than two completions the best and the worst."""
+    part: str = "train"
+    """Which part of them."""
+    share: float = Field(default=0.5, gt=0)
+    """So many to each new pair; each iteration takes the next ones."""
+
+
+class Settings(OptimizerSettings, EngineSettings, LossSettings):
     model: Annotated[str, Ref("policy")]
-    """The policy to start from, and the reference of every iteration (pi_0)."""
+    """The policy to start from (pi_0)."""
     data: Annotated[str, Ref("data")]
     """Where the prompts come from."""
     reward: Annotated[str, Ref("reward_model")]
@@ -39,8 +52,18 @@ class Settings(OptimizerSettings, EngineSettings):
     """How completions are drawn; its temperature is replaced by `temperatures`."""
     pairs: PairSettings = PairSettings()
     """How a pair is made of a prompt's completions."""
+    learn: Literal["pairs", "best"] = "pairs"
+    """From pairs by `loss`; or from the best completion alone, by fine-tuning on it (RAFT, rejection sampling)."""
     beta: float = Field(default=0.1, gt=0)
-    """Strength of the pull to the reference."""
+    """DPO's pull to the reference; other losses have theirs in `options`."""
+    reference: Literal["fixed", "moving"] = "fixed"
+    """pi_0 in every iteration, or the iterate that the answers are drawn from."""
+    start: Literal["last", "first"] = "last"
+    """Where the training of an iteration starts: at the last iterate, or at pi_0 again."""
+    replay: float = Field(default=0.0, ge=0)
+    """Pairs of earlier iterations to each new one, the newest of them first."""
+    offline: OfflineSettings | None = None
+    """Pairs that are there already, to be trained on beside the new ones."""
     learning_rate: float = Field(default=1e-6, gt=0)
     """Peak learning rate of each iteration."""
     chat_template: str | None = None
@@ -51,6 +74,26 @@ class Settings(OptimizerSettings, EngineSettings):
         if self.validate_every is not None:
             raise ValueError("`validate_every` has no place here: every iteration ends with a validation")
         return self
+
+    @model_validator(mode="after")
+    def _options_that_do_something(self) -> Settings:
+        if self.learn == "best":
+            idle = {"loss", "options", "beta", "reference", "offline"} & self.model_fields_set
+            if idle:
+                raise ValueError(f"`learn: best` trains on single completions, and has no use for {sorted(idle)[0]!r}")
+        elif any(loss.data != "pairs" for loss in self.losses):
+            raise ValueError("`iterate` learns from pairs; `sawyer losses` says which losses do")
+        elif any(loss.name == "sppo" for loss in self.losses):
+            raise ValueError("sppo takes scores for probabilities of winning, and a reward model's are none")
+        elif "beta" in self.model_fields_set and (self.loss != "dpo" or "beta" in self.options):
+            raise ValueError("`beta` is that of the loss dpo; give others theirs in `options`")
+        return self
+
+    def mix(self) -> list[Any]:
+        """As in `LossSettings`; DPO's beta is a setting of its own."""
+        if self.loss == "dpo":
+            return LossSettings(loss="dpo", options={"beta": self.beta, **self.options}).mix()
+        return super().mix()
 
     @model_validator(mode="after")
     def _sampling_at_its_temperatures(self) -> Settings:
@@ -70,5 +113,10 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
 
 
 STAGE = Stage(
-    "iterate", Settings, run, makes="policy", help="online iterative DPO against a reward model", needs=training_needs
+    "iterate",
+    Settings,
+    run,
+    makes="policy",
+    help="online iterative DPO, and its relatives, against a reward model",
+    needs=training_needs,
 )

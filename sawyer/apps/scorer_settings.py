@@ -1,0 +1,53 @@
+"""What `sawyer eval` and `sawyer score` score with, as options say it. No model in here: options are made from it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, FiniteFloat
+
+from sawyer.settings import Settings
+
+
+class ScorerSettings(Settings):
+    """A source of feedback: one model, several, a rule, or a baseline."""
+
+    model: tuple[str, ...] = ()
+    """A folder, hub name or smollm2; with --endpoint a remote name. Several make an --ensemble."""
+    scorer: (
+        Literal["classifier", "dpo", "dpo-ref-free", "pairwise", "judge", "rule", "random", "length", "shorter"] | None
+    ) = None
+    """How the model scores; left out, what it is says so. The last four need no model."""
+    reference: str | None = None
+    """With dpo: the model that the policy was trained from."""
+    beta: FiniteFloat = Field(default=1.0, gt=0)
+    """With dpo: multiplies the log-ratio. DPO's own, such as 0.1, gives its probabilities; rankings are the same."""
+    ref_free: Literal["avg", "sum", "norm"] = "avg"
+    """With dpo-ref-free: mean log-prob, their sum, or minus their Euclidean length."""
+    rule: (
+        Literal["length", "nouns", "nouns_for_tokens", "token_density", "reading_grade", "bag_of_words", "verifiable"]
+        | None
+    ) = None
+    """With rule: what of the text counts; verifiable is the gold reward of prompts that carry their constraints."""
+    words: tuple[str, ...] = ()
+    """With bag_of_words: a word to count; give it several times."""
+    ensemble: Literal["mean", "min", "mean-std", "majority"] | None = None
+    """How several models become one score."""
+    k: FiniteFloat = 1.0
+    """With --ensemble mean-std: how many standard deviations are taken off."""
+    both_orders: bool = False
+    """With judge: ask for each pair twice, the answers changed round."""
+    judge_tokens: int = Field(default=2048, ge=1)
+    """With judge: longest answer."""
+    max_tokens: int = Field(default=2048, ge=2)
+    """Local models: longer prompts and completions lose their beginning; encoders cut the longer of the two."""
+    token_budget: int = Field(default=4096, ge=1)
+    """Local models: tokens in one forward pass; changes speed and memory only."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Local models: what they compute in."""
+    chat_template: str | None = None
+    """Local models: template, by name or as Jinja text; the model's own, else plain."""
+    force: bool = False
+    """With --chat-template: take it although the model was trained with another."""
+    seed: int = 0
+    """Of random scores, of the judge's coin, and of resampling."""

@@ -1,0 +1,194 @@
+"""`sawyer eval ...`: the verbs that measure reward models. Thin, as those in `cli.py`: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sawyer.console import INTERRUPTED, AsJson, print_table, table
+from sawyer.options import with_settings
+
+if TYPE_CHECKING:
+    from sawyer.rollout.api_settings import ApiSettings
+
+app = typer.Typer(
+    name="eval",
+    help="Measure reward models: on RewardBench, or on pairs of your own.",
+    short_help="Measure reward models.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+SCORER, API = "sawyer.apps.scorer_settings:ScorerSettings", "sawyer.rollout.api_settings:ApiSettings"
+MaxBad = Annotated[float, typer.Option(min=0, max=1, help="Share of rows that may be unusable.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many rows of each subset.")]
+
+
+@app.command(
+    short_help="Score a reward model on RewardBench.",
+    cls=with_settings(SCORER, API, leave_out=["endpoint", "logprobs"]),
+)
+def rewardbench(
+    context: typer.Context,
+    data: Annotated[str, typer.Option(metavar="PATH|hub", help="File or folder in the published columns, or hub.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The .json to write; runs/rewardbench/MODEL without it.")
+    ] = None,
+    version: Annotated[int | None, typer.Option(metavar="1|2", help="What the rows are; seen from them.")] = None,
+    prior: Annotated[bool, typer.Option("--prior", help="With --data hub: the prior sets too.")] = False,
+    limit: Limit = None,
+    ties: Annotated[
+        str | None, typer.Option(metavar="wrong|half", help="What equal scores count; half for pairwise and judge.")
+    ] = None,
+    max_bad: MaxBad = 0.05,
+    overwrite: Overwrite = False,
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="A remote judge at this base URL.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Remote judge: folder of answers not to ask for again.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a reward model, a DPO policy, a judge or a baseline on RewardBench; run it again to go on after a kill.
+
+    Rows of other subsets are scored too and reported apart. Beside the result, the scores of every row are written.
+
+    Example: sawyer eval rewardbench --model runs/hh/reward --data hub --out reward.json
+
+    Example: sawyer eval rewardbench --model runs/hh/dpo --reference runs/hh/sft --data bench/
+
+    Example: sawyer eval rewardbench --model a --model b --ensemble mean-std --data filtered.parquet
+
+    Example: sawyer eval rewardbench --endpoint http://localhost:8000/v1 --model qwen3-8b --both-orders --data hub
+
+    Example: sawyer eval rewardbench --scorer length --data pairs.jsonl --json
+    """
+    from sawyer.apps import evaluate_rewards as work
+    from sawyer.apps.scorer_settings import ScorerSettings
+    from sawyer.options import given, settings_from
+
+    request = work.Request(
+        data=data,
+        scorer=settings_from(ScorerSettings, given(context, ScorerSettings)),
+        api=remote_judge(context, endpoint),
+        cache=cache,
+        out=out,
+        version=version,
+        prior=prior,
+        limit=limit,
+        ties=ties,
+        max_bad=max_bad,
+        overwrite=overwrite,
+    )
+    result = worked(work.evaluate, request)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    print(f"{result['model']} ({result['scorer']}) on RewardBench, version {result['version']}")
+    _print("", "score", "interval", "rows", rows=work.table_rows(result))
+    for line in work.summary_lines(result):
+        print(line)
+
+
+@app.command(short_help="Results of RewardBench as a Markdown table.")
+def leaderboard(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="What `sawyer eval rewardbench` wrote.")],
+) -> None:
+    """Results of RewardBench as a Markdown table, the best first; a table for each version.
+
+    Example: sawyer eval leaderboard runs/rewardbench/reward-v1.json runs/rewardbench/length-v1.json
+    """
+    from sawyer.apps.evaluate_rewards import leaderboard as made
+
+    print(made(files), end="")
+
+
+@app.command(short_help="What a reward model gets right, how sure it is, what fools it.", cls=with_settings(SCORER))
+def reward(
+    context: typer.Context,
+    data: Annotated[str, typer.Option(metavar="PATH", help="Pairs, in any format that training takes.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures into this .json.")] = None,
+    page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with plots into this .html.")] = None,
+    calibrate: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Other pairs to fit the temperature on; else half of these.")
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Samples of `sawyer generate`, for length bias by prompt.")
+    ] = None,
+    probes: Annotated[bool, typer.Option("--probes/--no-probes", help="Score spoilt completions too.")] = True,
+    bins: Annotated[int, typer.Option(min=1, help="Bins of the calibration.")] = 10,
+    limit: Limit = None,
+    max_bad: MaxBad = 0.05,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Accuracy on held-out pairs, calibration before and after a fitted temperature, accuracy by length and author
+    beside what length or author alone would score, and whether good completions beat spoilt ones.
+
+    Example: sawyer eval reward --model runs/hh/reward --data test.jsonl --page reward.html
+
+    Example: sawyer eval reward --model runs/hh/reward --data test.jsonl --samples answers.jsonl --json
+    """
+    from sawyer.apps import evaluate_pairs as work
+    from sawyer.apps.scorer_settings import ScorerSettings
+    from sawyer.options import given, settings_from
+
+    request = work.Request(
+        data=data,
+        scorer=settings_from(ScorerSettings, given(context, ScorerSettings)),
+        out=out,
+        page=page,
+        calibrate=calibrate,
+        samples=samples,
+        probes=probes,
+        bins=bins,
+        limit=limit,
+        max_bad=max_bad,
+        overwrite=overwrite,
+    )
+    result = worked(work.evaluate, request)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    print(f"{result['model']} ({result['scorer']}): {result['pairs']} pairs of {result['prompts']} prompts")
+    _print("", "", "interval", "n", rows=work.table_rows(result))
+
+
+def remote_judge(context: typer.Context, endpoint: str | None) -> ApiSettings | None:
+    """How a remote judge is asked; None without an endpoint.
+
+    Raises:
+        SawyerError: options are for a remote judge, and there is none; or an option's value is not what it takes.
+    """
+    from sawyer.errors import SawyerError
+    from sawyer.options import flag, given, settings_from
+    from sawyer.rollout.api_settings import ApiSettings
+
+    remote = given(context, ApiSettings)
+    if endpoint is not None:
+        return settings_from(ApiSettings, {**remote, "endpoint": endpoint})
+    if remote:
+        raise SawyerError(f"{flag(next(iter(remote)))} is for remote judges; give --endpoint too, or drop it")
+    return None
+
+
+def worked(work: Callable[[Any], dict[str, Any]], request: Any) -> dict[str, Any]:
+    """What the work returns; an interruption says how to go on."""
+    from sawyer.numerics import prepare
+
+    prepare()
+    try:
+        return work(request)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to continue where it stopped", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _print(*columns: str, rows: list[tuple[str, str, str, str]]) -> None:
+    shown = table(*columns)
+    for row in rows:
+        shown.add_row(*row)
+    print_table(shown)

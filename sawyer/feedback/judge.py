@@ -1,0 +1,198 @@
+"""A language model as judge: it reads answers, says why, and ends with a verdict (Zheng et al. 2023, "Judging
+LLM-as-a-judge").
+
+`prefer` shows two answers as A and B. Which is A is a coin of the seed, the prompt and the two texts, so that a lean
+towards one position falls on chosen and rejected alike, and a swapped pair is the same question; with `both_orders` the
+judge is asked twice and the two verdicts are averaged. `score` asks for a rating from 1 to 10 of each answer by itself.
+An answer without a verdict counts as a draw, a rating that cannot be read as -1, below all others. So does a question
+that cannot be asked (too long, refused by a filter); one that would be answered another time is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from sawyer.data.records import Message, Prompt, user
+from sawyer.errors import SawyerError
+from sawyer.feedback.protocol import uniform
+from sawyer.rollout.protocol import Completion, Engine, Sampling
+
+UNREADABLE = -1.0
+"""The rating of an answer that the judge did not rate."""
+
+COMPARE = (
+    "You compare two answers that two AI assistants gave to the same user. Find out which of them serves the user "
+    "better: does it do what was asked, is what it says true, does it leave nothing important out and put nothing "
+    "useless in, is it safe, and is it clear? Neither the order in which the answers stand nor their length may sway "
+    "you. First explain in a few sentences how they differ. Then end with your verdict and nothing after it: [[A]] if "
+    "the answer of assistant A is better, [[B]] if that of assistant B is. There is no draw."
+)
+Grade = Literal["quality", "correctness"]
+RATE: dict[Grade, str] = {
+    "quality": (
+        "You grade the answer that an AI assistant gave to a user: does it do what was asked, is what it says true, "
+        "does it leave nothing important out and put nothing useless in, is it safe, and is it clear? First explain "
+        "your judgement in a few sentences. Then end with a whole number from 1 (useless) to 10 (could not be better) "
+        "in double brackets, such as [[5]], and nothing after it."
+    ),
+    "correctness": (
+        "You grade whether the answer that an AI assistant gave to a user is right: a valid answer to what was asked, "
+        "and true. Nothing else may count: a short answer that is right deserves as much as a long one, and all right "
+        "answers deserve the same grade, however deep or detailed they are. First explain your judgement in a few "
+        "sentences. Then end with a whole number from 1 (wrong) to 10 (right) in double brackets, such as [[5]], and "
+        "nothing after it."
+    ),
+}
+_VERDICT = re.compile(r"\[\[([AB])\]\]")
+_RATING = re.compile(r"\[\[(\d{1,2})\]\]")
+
+
+class Judge:
+    """A judge on any engine, local or remote.
+
+    Args:
+        engine: what answers.
+        both_orders: ask for each pair twice, the answers changed round.
+        grade: what a rating is about: `quality`, or `correctness` alone.
+        max_tokens: longest answer of the judge.
+        seed: of the coin that says which answer is A, and of the engine.
+
+    Attributes:
+        answered: questions answered so far.
+        unread: questions so far without an answer, or whose answer held no verdict or rating.
+    """
+
+    name = "judge"
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        both_orders: bool = False,
+        grade: Grade = "quality",
+        max_tokens: int = 2048,
+        seed: int = 0,
+    ) -> None:
+        self.engine, self.both_orders, self.grade, self.seed = engine, both_orders, grade, seed
+        self.sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
+        self.answered = self.unread = 0
+
+    def prefer(self, prompts: Sequence[Prompt], pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """P(the first of a pair is better): 1, 0 or 0.5, with both orders also 0.25 and 0.75."""
+        return [
+            sum(0.5 if won is None else won for won in games) / len(games) for games in self.verdicts(prompts, pairs)
+        ]
+
+    def verdicts(self, prompts: Sequence[Prompt], pairs: Sequence[tuple[str, str]]) -> list[list[float | None]]:
+        """For each pair its games, one or two: 1.0 the first won, 0.0 the second did, None no verdict.
+
+        Two equal texts are not compared: they have one game without a verdict.
+        """
+        games = [
+            (i, shown)
+            for i, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True))
+            for shown in self._orders(prompt, pair)
+        ]
+        asked = [comparison_prompt(prompts[i].prompt, *(pairs[i][side] for side in shown)) for i, shown in games]
+        results: list[list[float | None]] = [[] for _ in pairs]
+        for (i, shown), answer in zip(games, self._ask(asked), strict=True):
+            letter = verdict(answer)
+            self.unread += letter is None
+            results[i].append(None if letter is None else float(shown["AB".index(letter)] == 0))
+        return [result or [None] for result in results]
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+        """A rating of each completion, 1 to 10, or -1."""
+        return self.rate(prompts, completions, [self.grade] * len(prompts))
+
+    def rate(
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], grades: Sequence[Grade]
+    ) -> list[list[float]]:
+        """`score`, of each prompt by a `grade` of its own."""
+        asked = [
+            rating_prompt(prompt.prompt, text, grade)
+            for prompt, own, grade in zip(prompts, completions, grades, strict=True)
+            for text in own
+        ]
+        rated = [rating(answer) for answer in self._ask(asked)]
+        self.unread += rated.count(UNREADABLE)
+        ratings = iter(rated)
+        return [[next(ratings) for _ in own] for own in completions]
+
+    def _orders(self, prompt: Prompt, pair: tuple[str, str]) -> list[tuple[int, int]]:
+        """Which of the pair are shown as A and B, in each game. The same for the pair and for the swapped pair."""
+        if pair[0] == pair[1]:
+            return []
+        forth, back = ((0, 1), (1, 0)) if pair[0] < pair[1] else ((1, 0), (0, 1))
+        if self.both_orders:
+            return [forth, back]
+        return [forth if uniform(self.seed, list(prompt.prompt), sorted(pair)) < 0.5 else back]
+
+    def _ask(self, prompts: Sequence[Prompt]) -> list[str]:
+        """The judge's answers; what it could not answer is empty.
+
+        Raises:
+            SawyerError: it has answered nothing so far, or `_refuse_faults` raises it.
+        """
+        if not prompts:
+            return []
+        answers = self.engine.generate(prompts, self.sampling, 1, seed=self.seed, keep_failed=True)
+        self.answered += sum(own[0].error is None for own in answers)
+        if not self.answered:
+            raise SawyerError(f"the judge answered none of {len(prompts)} questions; the first: {answers[0][0].error}")
+        _refuse_faults([own[0] for own in answers if own[0].error is not None], len(prompts))
+        return [own[0].text for own in answers]
+
+
+def _refuse_faults(failed: Sequence[Completion], asked: int) -> None:
+    """A missing answer counts as a draw where the question is to blame, and not where the judge is.
+
+    Raises:
+        SawyerError: the model has diverged, or something would be answered another time: an outage is no draw.
+    """
+    if not failed:
+        return
+    from sawyer.rollout.search import DIVERGED
+
+    if any(completion.error == DIVERGED for completion in failed):
+        raise SawyerError(f"the judge cannot answer: {DIVERGED}")
+    later = [completion.error for completion in failed if completion.again]
+    if later:
+        raise SawyerError(
+            f"the judge left {len(later)} of {asked} questions for another time; the first: {later[0]}; run the same "
+            "again later"
+        )
+
+
+def comparison_prompt(messages: Sequence[Message], a: str, b: str) -> Prompt:
+    """The question which of two answers is better."""
+    return _question(COMPARE, messages, _block("answer of assistant A", a), _block("answer of assistant B", b))
+
+
+def rating_prompt(messages: Sequence[Message], answer: str, grade: Grade = "quality") -> Prompt:
+    """The question how good an answer is."""
+    return _question(RATE[grade], messages, _block("answer of the assistant", answer))
+
+
+def verdict(answer: str) -> str | None:
+    """`A` or `B`, whichever stands last in double brackets; None without a verdict."""
+    found = _VERDICT.findall(answer)
+    return found[-1] if found else None
+
+
+def rating(answer: str) -> float:
+    """The last number from 1 to 10 in double brackets; -1 without one."""
+    found = [int(number) for number in _RATING.findall(answer) if 1 <= int(number) <= 10]
+    return float(found[-1]) if found else UNREADABLE
+
+
+def _question(instruction: str, messages: Sequence[Message], *blocks: str) -> Prompt:
+    turns = "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    # one turn of the user: there are chat templates that refuse a system turn
+    return Prompt((user("\n\n".join([instruction, _block("conversation", turns), *blocks])),))
+
+
+def _block(title: str, text: str) -> str:
+    return f"[begin of {title}]\n{text}\n[end of {title}]"

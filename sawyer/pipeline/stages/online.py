@@ -1,0 +1,86 @@
+"""Stage `online`: online DPO and its relatives, a step at a time, with any feedback."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from sawyer.methods.iterative import PairSettings
+from sawyer.methods.online import OptimismSettings
+from sawyer.pipeline.stage import Context, Ref, Stage
+from sawyer.pipeline.stages._common import training_needs
+from sawyer.pipeline.stages._engines import EngineSettings
+from sawyer.pipeline.stages._losses import LossSettings
+from sawyer.rollout.sampling import Sampling, contradiction
+from sawyer.train.settings import OptimizerSettings
+
+
+class Settings(OptimizerSettings, EngineSettings, LossSettings):
+    model: Annotated[str, Ref("policy")]
+    """The policy to start from, and the reference (pi_0)."""
+    data: Annotated[str, Ref("data")]
+    """Where the prompts come from."""
+    reward: Annotated[str, Ref("reward_model", "preference_model")] | None = None
+    """The model that scores the answers, or compares them."""
+    gold: Literal["verifiable"] | None = None
+    """In place of `reward`: computed from the prompts' constraints."""
+    part: str = "train"
+    """Which part of the data to train on."""
+    validation: str | None = None
+    """Prompts to answer every `validate_every` updates and at the end."""
+    validation_prompts: int = Field(default=64, ge=1)
+    """How many of them."""
+    steps: int = Field(default=64, ge=1)
+    """Updates, each on `batch_size` prompts: the next ones of the data."""
+    n: int = Field(default=2, ge=2)
+    """Completions of each prompt."""
+    sampling: Sampling = Sampling(temperature=0.9)
+    """How completions are drawn."""
+    pairs: PairSettings = PairSettings()
+    """How a pair is made of a prompt's completions."""
+    optimism: OptimismSettings | None = None
+    """Drives the policy away from the reference's answers; none for none."""
+    learning_rate: float = Field(default=5e-7, gt=0)
+    """Peak learning rate."""
+    chat_template: str | None = None
+    """Name of a built-in chat template, or Jinja text; the tokenizer's own by default."""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Settings:
+        if (self.reward is None) == (self.gold is None):
+            raise ValueError("give `reward`, a model, or `gold: verifiable`, and not both")
+        if "epochs" in self.model_fields_set:
+            raise ValueError("`epochs` has no place here: `steps` says how many updates there are")
+        if self.validate_every is not None and self.validation is None:
+            raise ValueError("`validate_every` needs prompts to measure on: name a part with `validation`")
+        if any(loss.data != "pairs" for loss in self.losses):
+            raise ValueError("`online` learns from pairs; `sawyer losses` says which losses do")
+        if self.optimism is not None and self.optimism.kind == "xpo" and self.n != 2:
+            raise ValueError("xpo pairs one answer of the policy with one of the reference: leave `n` at 2")
+        if (reason := contradiction(self.sampling)) is not None:
+            raise ValueError(f"sampling contradicts itself: {reason}")
+        return self
+
+    @property
+    def beta(self) -> float:
+        """That of the first loss."""
+        part, loss = self.parts[0], self.losses[0]
+        return float(part.options.get("beta", loss.options.get("beta", 1.0)))
+
+
+def run(settings: Settings, context: Context) -> dict[str, Any]:
+    from sawyer.pipeline.stages._online import Steps
+
+    context.track(settings.trackers)
+    return Steps(settings, context).run()
+
+
+STAGE = Stage(
+    "online",
+    Settings,
+    run,
+    makes="policy",
+    help="online DPO, a step at a time, with any feedback",
+    needs=training_needs,
+)
