@@ -82,7 +82,7 @@ def nouns(text: str) -> float:
         SawyerError: TextBlob is not installed.
     """
     pieces = _CONTRACTED.sub(" ", " ".join(tokens(text)).replace("’", "'"))
-    return float(sum(tag.startswith("NN") and token[0].isalnum() for token, tag in _tagger()(pieces, False)))
+    return float(sum(tag.startswith("NN") and token[:1].isalnum() for token, tag in _tagger()(pieces, False)))
 
 
 def nouns_for_tokens(text: str) -> float:
