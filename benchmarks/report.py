@@ -126,7 +126,7 @@ def show_sameness(sameness: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if not column else "right")
     for name, pair in sameness["comparisons"].items():
         cells = [f"{pair['worst'][k]:.1e} ({pair['tolerance'][k]:g})" if k in pair["worst"] else "-" for k in FIGURES]
-        table.add_row(name, *cells, "same" if pair["same"] else "DIFFERENT")
+        table.add_row(name, *cells, "same" if pair["same"] else "DIFFERENT" if pair["decides"] else "further")
     _console().print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,36 +87,41 @@ def _of_member(
         for k, part in enumerate(parts):
             if kept[k] is None:
                 assert feedback is not None
-                before = _counts(feedback)
+                before = counts_of(feedback)
                 rows = measure(feedback, part, version)
-                _check(rows, part, member.name)
-                kept[k] = {"rows": rows, **{name: n - before[name] for name, n in _counts(feedback).items()}}
+                for row, trial in zip(rows, part, strict=True):
+                    numbers = [row["p"]] if "p" in row else row["scores"]
+                    check_finite(numbers, member.name, f"row {trial.id!r} of {trial.subset}")
+                kept[k] = {"rows": rows, **{name: n - before[name] for name, n in counts_of(feedback).items()}}
                 write_json(files[k], kept[k])
                 bar.advance(len(part))
     if feedback is not None:
-        ledger = getattr(getattr(feedback, "engine", None), "ledger", None)
-        if ledger is not None and ledger.used:
-            voice.say(str(ledger))
+        tell_cost(feedback, voice)
         del feedback
         release()
     rows = [row for part in kept for row in part["rows"]]
     return rows, {name: sum(part[name] for part in kept) for name in COUNTED}
 
 
-def _counts(feedback: Feedback) -> dict[str, int]:
+def counts_of(feedback: Feedback) -> dict[str, int]:
     """What a source of feedback has counted so far."""
     return {name: getattr(feedback, name, 0) for name in COUNTED}
 
 
-def _check(rows: Sequence[dict[str, Any]], trials: Sequence[Trial], name: str) -> None:
+def tell_cost(feedback: Feedback, voice: Voice) -> None:
+    """Say what the calls of a remote model came to."""
+    ledger = getattr(getattr(feedback, "engine", None), "ledger", None)
+    if ledger is not None and ledger.used:
+        voice.say(str(ledger))
+
+
+def check_finite(scores: Sequence[float], name: str, where: str) -> None:
     """JSON has no NaN, so it is refused before it is kept."""
-    for row, trial in zip(rows, trials, strict=True):
-        numbers = [row["p"]] if "p" in row else row["scores"]
-        if any(number != number or number in (float("inf"), float("-inf")) for number in numbers):
-            raise SawyerError(
-                f"{name} gave row {trial.id!r} of {trial.subset} a score that is not a finite number; its weights are "
-                "damaged, or --precision fp32 is needed"
-            )
+    if not all(math.isfinite(score) for score in scores):
+        raise SawyerError(
+            f"{name} gave {where} a score that is not a finite number; its weights are damaged, or --precision fp32 is "
+            "needed"
+        )
 
 
 def _combined(

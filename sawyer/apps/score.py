@@ -10,7 +10,6 @@ N.json.
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sawyer import __version__
+from sawyer.apps.measuring import COUNTED, check_finite, counts_of, tell_cost
 from sawyer.apps.scorable_rows import Rows
 from sawyer.apps.scorer_settings import ScorerSettings
 from sawyer.apps.scorers import Member, Scorer, make_scorer, measure
@@ -39,8 +39,6 @@ from sawyer.pipeline.metrics import MetricsLog
 from sawyer.pipeline.progress import Voice, duration
 from sawyer.rollout.api_settings import ApiSettings
 
-COUNTED = ("truncated", "unread")
-"""What sources of feedback count as they go, those that have it."""
 ROW_TOKENS = 64
 """Fewer tokens than the completions of most rows have: so many rows fill a packed row."""
 CHARACTERS = 3
@@ -159,19 +157,17 @@ def _by_member(
         rest = islice(rows.usable(), state["rows"], None)
         with voice.progress(total, f"score with {member.name}", "row", start=state["rows"]) as bar:
             while part := list(islice(rest, chunk)):
-                before = _counts(feedback)
+                before = counts_of(feedback)
                 scores = _scores(feedback, scorer, [row.content for row in part], CHARACTERS * budget)
                 for row, own in zip(part, scores, strict=True):
-                    _check_finite(own, member.name, f"row {row.number} of {request.data}")
+                    check_finite(own, member.name, f"row {row.number} of {request.data}")
                 lines = zip(part, scores, strict=True)
                 journal.append(*[{**(row.value if number == 0 else {}), request.column: own} for row, own in lines])
-                counted = {name: state[name] + n - before[name] for name, n in _counts(feedback).items()}
+                counted = {name: state[name] + n - before[name] for name, n in counts_of(feedback).items()}
                 state = {"rows": state["rows"] + len(part), "position": journal.position(), **counted}
                 write_json(file, state)
                 bar.advance(len(part))
-        ledger = getattr(getattr(feedback, "engine", None), "ledger", None)
-        if ledger is not None and ledger.used:
-            voice.say(str(ledger))
+        tell_cost(feedback, voice)
         del feedback
         release()
     return {name: state[name] for name in COUNTED}
@@ -189,19 +185,6 @@ def _scores(feedback: Feedback, scorer: Scorer, rows: Sequence[Scorable], charac
 
 def _trial(prompt: Prompt, completions: Sequence[str]) -> Trial:
     return Trial("", "", prompt, tuple(completions), ())
-
-
-def _counts(feedback: Feedback) -> dict[str, int]:
-    return {name: getattr(feedback, name, 0) for name in COUNTED}
-
-
-def _check_finite(scores: Sequence[float], name: str, where: str) -> None:
-    """JSON has no NaN, so it is refused before it is kept."""
-    if not all(math.isfinite(score) for score in scores):
-        raise SawyerError(
-            f"{name} gave {where} a score that is not a finite number; its weights are damaged, or --precision fp32 is "
-            "needed"
-        )
 
 
 class _Scored:

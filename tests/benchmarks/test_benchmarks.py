@@ -185,6 +185,21 @@ def test_in_bf16_each_side_is_held_against_its_own_fp32():
     assert not sameness.check("reward", "bf16", results, drifted)["same"]
 
 
+def test_where_nothing_is_trained_a_peers_own_rounding_does_not_decide():
+    exact, rounded = {"values": [[1.0, 0.5]]}, {"values": [[1.3, 0.5]]}
+    results, truths = {"sawyer": exact, "transformers-4": rounded}, {"sawyer": exact, "transformers": exact}
+    verdict = sameness.check("reward", "bf16", results, truths, sameness.VALUES)
+    assert verdict["same"]
+    told = verdict["comparisons"]["transformers-4 = its fp32"]
+    assert not told["same"]
+    assert not told["decides"]
+    ours_rounds = {"sawyer": rounded, "transformers-4": exact}
+    assert not sameness.check("reward", "bf16", ours_rounds, truths, sameness.VALUES)["same"]
+    other_model = {"sawyer": exact, "transformers": rounded}
+    assert not sameness.check("reward", "bf16", results, other_model, sameness.VALUES)["same"]
+    assert not sameness.check("reward", "fp32", results, {}, sameness.VALUES)["same"]
+
+
 def test_a_missing_peer_is_one_sentence_and_exit_code_2(monkeypatch, capsys):
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
     assert contest.main("dpo", ["--peer", "trl"]) == 2

@@ -3,49 +3,27 @@
 All rows are invented.
 """
 
-import gzip
-import json
-import weakref
-
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sawyer.data.files import RawRow
-from sawyer.data.public.catalog import PUBLIC_SETS, read_public
-from sawyer.data.records import Comparison, assistant, user
-from sawyer.data.sources import SourceSettings, load_source
-from sawyer.errors import SawyerError
+from sawyer.data.public.catalog import PUBLIC_SETS
+from sawyer.data.records import assistant, user
+from sawyer.data.sources import SourceSettings
 from tests.data.layouts import (
     RATED,
     capybara,
     code,
     farm,
-    four_and_two,
     gpt4_llm,
     helpsteer,
     interact,
-    message,
-    nectar,
     orca,
     pku,
     shp,
     summary,
-    tree,
     ultrafeedback,
     webgpt,
-    write,
 )
-
-
-@pytest.fixture
-def load(tmp_path):
-    """`load(source, rows, **settings)`: records and report of a set whose one file holds these rows."""
-
-    def call(source, rows, **settings):
-        path = write(tmp_path, rows)
-        return load_source(TypeAdapter(SourceSettings).validate_python({"source": source, "path": path, **settings}))
-
-    return call
 
 
 def pairs(records):
@@ -281,117 +259,6 @@ def test_alpaca_farm_numbers_outputs_from_one(load):
     assert record.info["labelled_by"] == "gpt-4"
 
 
-# --- rankings: Nectar and OASST ---------------------------------------------------------------------------------------
-
-
-def test_nectar_is_a_ranking_of_seven(load):
-    (record,), _ = load("nectar", [nectar([3.0, 1.0, 2.0, 7.0, 5.0, 4.0, 6.0])])
-    assert record.completions == tuple(f"Answer {rank}.0." for rank in range(1, 8))
-    assert record.scores is None
-    assert record.prompt == (user("Hi"), assistant("Hello"), user("Why?"))
-    assert record.info["models"][:2] == ["model-1", "model-2"]
-    assert len(load("nectar", [nectar([3, 1, 2])], pairing="all")[0]) == 3
-    assert load("nectar", [nectar([3, 1, 2])], pairing="best-random")[0][0].chosen == "Answer 1."
-    rows = [nectar([1, 2], good_natured=True), nectar([1, 2], "\n\nHuman: Bad?\n\nAssistant: ", good_natured=False)]
-    assert load("nectar", rows, good_natured=True)[1].dropped == {"the prompt is not good-natured": 1}
-
-
-@pytest.mark.parametrize(
-    ("ranks", "reason"),
-    [
-        ([1, 2, 2], "the ranking has ties"),
-        ([1, 2, 4], "the ranking has holes"),
-        ([0, 1, 2], "the ranking has holes"),
-        ([1], "there are fewer than two completions to compare"),
-        ([1, "first"], "`rank` is not a number"),
-        ([], "there are fewer than two completions to compare"),
-    ],
-)
-def test_a_ranking_with_ties_holes_or_one_answer_is_bad(load, ranks, reason):
-    good = [nectar([1, 2], f"\n\nHuman: Why {i}?\n\nAssistant: ") for i in range(9)]
-    records, report = load("nectar", [*good, nectar(ranks)])
-    assert len(records) == 9
-    assert report.dropped == {reason: 1}
-    assert report.examples[reason] == ["train.jsonl:10"]
-    with pytest.raises(SawyerError, match=r"2 of 11 rows cannot be used, more than the share of 0\.1 allowed"):
-        load("nectar", [*good, nectar(ranks), nectar(ranks)])
-
-
-def test_oasst_trees_rank_the_answers_to_every_message(load):
-    records, report = load("oasst", [tree()])
-    assert [record.completions for record in records] == [("First", "Second", "Third"), ("No", "Yes")]
-    assert records[1].prompt == (user("Tell me."), assistant("First"), user("And then?"))
-    assert records[0].info["models"] == ["a person", "chip20b", "a person"]
-    assert records[0].info["labelled_by"] == "people"
-    assert report.dropped == {"an answer without a rank": 1}
-    assert len(load("oasst", [tree()], pairing="all")[0]) == 4
-    with pytest.raises(SawyerError, match="1 the tree is of another language"):
-        load("oasst", [tree()], languages=["de"])
-
-
-def test_oasst_messages_as_on_the_hub_give_what_trees_give(load):
-    def flat(node, parent=None):
-        own = {name: value for name, value in node.items() if name != "replies"}
-        yield {**own, "parent_id": parent}
-        for reply in node["replies"]:
-            yield from flat(reply, node["message_id"])
-
-    messages = list(flat(tree()["prompt"]))
-    assert load("oasst", messages)[0] == load("oasst", [tree()])[0]
-    records, report = load("oasst", [*messages, message("x", "Lost", parent="nowhere")])
-    assert len(records) == 2
-    assert report.dropped["a message before it is missing"] == 1
-
-
-def test_oasst_ties_and_messages_of_the_same_side_are_bad(load):
-    tied = message("r", "Why?", "prompter", replies=[message("a", "A", rank=0), message("b", "B", rank=0)])
-    same = message("s", "How?", "prompter", replies=[message("c", "Hm?", "prompter"), message("d", "D", rank=0)])
-    rows = [{"prompt": tied}, {"prompt": same}, tree()]
-    records, report = load("oasst", rows, max_bad=1)
-    assert len(records) == 2
-    assert report.dropped["the ranking has ties"] == 1
-    assert report.dropped["a message is answered by its own side"] == 1
-
-
-def test_oasst_rankings_with_holes_are_bad_unless_the_answer_was_deleted(load):
-    def asked(*ranks, deleted=()):
-        answers = [message(f"a{rank}", f"Answer {rank}", rank=rank, deleted=rank in deleted) for rank in ranks]
-        return {"prompt": message(f"q{ranks}", f"Why {ranks}?", "prompter", replies=answers)}
-
-    records, report = load("oasst", [asked(0, 1, 2, deleted=[1]), asked(0, 2), asked(1, 2)], max_bad=1)
-    assert [record.completions for record in records] == [("Answer 0", "Answer 2")]
-    assert report.dropped == {"the ranking has holes": 2}
-    with pytest.raises(SawyerError, match=r"1 of 2 rows cannot be used, .*the ranking has holes"):
-        load("oasst", [asked(0, 1), asked(0, 2)])
-
-
-def test_oasst_messages_that_answer_each_other_or_are_there_twice_are_bad(load):
-    prompt = message("root", "Why?", "prompter")
-    answers = [message("a", "A", rank=0, parent="root"), message("b", "B", rank=1, parent="root")]
-    loop = [message("c", "C", parent="d"), message("d", "D", "prompter", parent="c"), message("e", "E", parent="e")]
-    again = [message("root", "C", parent="root"), message("a", "D", rank=2, parent="root")]
-    lost = [message("x", "X", "prompter", parent="nowhere"), message("y", "Y", parent="x")]
-    records, report = load("oasst", [prompt, *answers, *loop, *again, *lost, message("z", "Z")], max_bad=1)
-    assert [record.completions for record in records] == [("A", "B")]
-    assert report.dropped == {
-        "a message before it is missing": 5,
-        "a message with this `message_id` was there before": 2,
-        "the conversation starts with a turn of the assistant": 1,
-    }
-    nested = message("root", "Hm.", replies=[message("root", "So?", "prompter", replies=[message("a", "Z")])])
-    assert load("oasst", [{**prompt, "replies": [nested]}, *answers], max_bad=1)[0][0].prompt == (user("Why?"),)
-
-
-def test_oasst_threads_may_be_long(load):
-    roles = ("prompter", "assistant")
-    thread = [message("0", "Turn 0", "prompter")]
-    thread += [message(str(i), f"Turn {i}", roles[i % 2], parent=str(i - 1), rank=0) for i in range(1, 3000)]
-    last = message("last", "Another end", parent="2998", rank=1)
-    (record,), _ = load("oasst", [*thread, last])
-    assert record.completions == ("Turn 2999", "Another end")
-    assert len(record.prompt) == 2999
-
-
 # --- GPT-4-LLM --------------------------------------------------------------------------------------------------------
 
 
@@ -418,174 +285,3 @@ def test_the_notebook_kept_only_pairs_in_the_order_of_the_file(load):
 def test_gpt4_llm_needs_its_file():
     with pytest.raises(ValidationError, match=r"comparison_data_v2\.json"):
         TypeAdapter(SourceSettings).validate_python({"source": "gpt4-llm"})
-
-
-# --- bad rows and where rows come from --------------------------------------------------------------------------------
-
-
-def good_orca():
-    return orca([9.0, 7.0])
-
-
-@pytest.mark.parametrize(
-    ("source", "good", "bad", "reason"),
-    [
-        ("shp", shp, {"human_ref_A": None}, "`human_ref_A` is missing"),
-        ("shp", shp, {"human_ref_A": " "}, "`human_ref_A` is empty"),
-        ("shp", shp, {"human_ref_A": 3}, "`human_ref_A` is not text"),
-        ("shp", shp, {"human_ref_A": "Short answer."}, "two completions are the same text"),
-        ("shp", shp, {"score_A": "many"}, "`score_A` is not a number"),
-        ("shp", shp, {"score_A": True}, "`score_A` is not a number"),
-        ("shp", shp, {"score_A": 10**400}, "`score_A` is not a number"),
-        ("shp", shp, {"score_A": "inf"}, "`score_A` is not a finite number"),
-        ("shp", shp, {"labels": 2}, "`labels` is none of 0, 1"),
-        ("pku", pku, {"is_response_0_safe": "no"}, "`is_response_0_safe` is neither true nor false"),
-        ("pku", pku, {"safer_response_id": None}, "`safer_response_id` is missing"),
-        ("ultrainteract", interact, {"trajectory": []}, "the prompt does not end with a turn of the user"),
-        (
-            "ultrainteract",
-            interact,
-            {"trajectory": [{"from": "user", "value": "A"}] * 2},
-            "two turns of the user follow each other",
-        ),
-        ("ultrainteract", interact, {"rejected": "It is 2."}, "two completions are the same text"),
-        ("pku", pku, {"response_0_severity_level": {"a": 1}}, "`response_0_severity_level` is not a number"),
-        ("orca", good_orca, {"rating": "high"}, "`rating` is not a list"),
-        ("orca", good_orca, {"rating": [9.0, "x"]}, "`rating` is not a number"),
-        ("orca", good_orca, {"rating": [9.0, "inf"]}, "`rating` is not a finite number"),
-        (
-            "oasst",
-            tree,
-            {"prompt": {**message("x", "Hm?", "prompter"), "replies": {"a": 1}}},
-            "`replies` is not a list",
-        ),
-        ("oasst", tree, {"prompt": message("x", "Why?", "prompter", replies=["a"])}, "a reply is not an object"),
-        ("summarize", summary, {"info": "none"}, "`info` is missing or not an object"),
-        ("webgpt", lambda: webgpt(0.5), {"question": "Why?"}, "`question` is missing or not an object"),
-        ("capybara", capybara, {"rejected": []}, "`rejected` does not end with an answer"),
-        (
-            "capybara",
-            capybara,
-            capybara(other=("Hi", "Hello", "How?")),
-            "the two dialogues differ before the final answer",
-        ),
-        ("summarize", summary, {"summaries": []}, "there are not two summaries"),
-        ("webgpt", lambda: webgpt(0.5), {"score_1": 0.5}, "the two scores do not add up to 0"),
-        ("alpaca-farm", lambda: farm(1), {"preference": 7}, "`preference` is not between 0 and 2"),
-        ("ultrafeedback", four_and_two, {"completions": "none"}, "`completions` is missing or not a list"),
-        ("ultrafeedback", four_and_two, ultrafeedback((1,) * 4), "there are fewer than two completions to compare"),
-        ("gpt4-llm", lambda: gpt4_llm(1, 2, 3), {"user_input": "### Input:\n"}, "`user_input` has no instruction"),
-    ],
-)
-def test_bad_rows_are_counted_by_reason_and_refused_above_a_share(load, source, good, bad, reason):
-    broken = {**good(), **bad}
-    records, report = load(source, [good(), broken], max_bad=0.5)
-    assert records
-    assert report.dropped[reason] == 1
-    with pytest.raises(SawyerError, match=r"1 of 2 rows cannot be used.*the first is train.jsonl:2: "):
-        load(source, [good(), broken])
-
-
-def test_broken_lines_are_counted_too(tmp_path):
-    path = tmp_path / "train.jsonl"
-    lines = [json.dumps(shp(post=f"p{i}")).encode() for i in range(4)]
-    path.write_bytes(b"\n".join([*lines, b"{", b"\xff\xfe", b"[1]", lines[0]]) + b"\n")
-    settings = TypeAdapter(SourceSettings).validate_python({"source": "shp", "path": str(path), "max_bad": 0.5})
-    records, report = load_source(settings)
-    assert len(records) == 4
-    assert report.dropped == {
-        "the line is not valid JSON": 1,
-        "the line is not UTF-8 text": 1,
-        "the row is not a JSON object": 1,
-        "the record was there before": 1,
-    }
-
-
-def test_a_set_of_which_nothing_is_left_says_why(load):
-    with pytest.raises(SawyerError, match=r"nothing is left of 1 rows after cleaning \(1 the votes are in a ratio"):
-        load("shp", [shp(a=3, b=2)])
-
-
-def test_a_folder_gives_the_files_of_its_split(tmp_path):
-    write(tmp_path, [shp(post="p1")], "askcooks/train.jsonl")
-    write(tmp_path, [shp(post="p2")], "askcooks/validation.jsonl")
-    (tmp_path / "more-train-00000-of-00001.jsonl.gz").write_bytes(
-        gzip.compress(json.dumps(shp(post="p3")).encode() + b"\n")
-    )
-    adapter = TypeAdapter(SourceSettings)
-
-    def prompts(split):
-        records, _ = load_source(adapter.validate_python({"source": "shp", "path": str(tmp_path), "split": split}))
-        return [record.prompt[0]["content"][-3:-1] for record in records]
-
-    assert prompts("train") == ["p1", "p3"]
-    assert prompts("validation") == ["p2"]
-    assert sorted(prompts("none")) == ["p1", "p2", "p3"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(SawyerError, match="holds no file of data"):
-        load_source(adapter.validate_python({"source": "shp", "path": str(tmp_path / "empty")}))
-
-
-def test_the_hub_is_asked_where_each_set_lies(monkeypatch):
-    import datasets
-
-    asked = []
-
-    def load_dataset(repo, **where):
-        asked.append((repo, where))
-        return [summary()] if "summarize" in repo else [shp()]
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    adapter = TypeAdapter(SourceSettings)
-    assert isinstance(load_source(adapter.validate_python({"source": "shp", "split": "test"}))[0][0], Comparison)
-    load_source(adapter.validate_python({"source": "summarize"}))
-    assert asked == [
-        ("stanfordnlp/SHP", {"split": "test", "revision": None}),
-        (
-            "openai/summarize_from_feedback",
-            {"split": "train", "data_dir": "comparisons", "revision": "refs/convert/parquet"},
-        ),
-    ]
-
-
-@pytest.mark.parametrize("annotations", [[], "none", None, {"honesty": "5"}, {"honesty": [5]}])
-def test_annotations_of_another_shape_are_no_rating(load, annotations):
-    row = ultrafeedback((5,) * 4, (2,) * 4, (1,) * 4)
-    row["completions"][1]["annotations"] = annotations
-    records, report = load("ultrafeedback", [row])
-    assert pairs(records) == [("River 0.", "River 2.")]
-    assert report.dropped == {"a completion that is not rated": 1}
-
-
-def test_what_cannot_be_written_stays_out_of_info(load):
-    assert "prompt_source" not in load("nectar", [nectar([1, 2], source={"a": 1})])[0][0].info
-    assert load("nectar", [nectar([1, 2], source="sharegpt")])[0][0].info["prompt_source"] == "sharegpt"
-    (record,), _ = load("orca", [orca([9.0, 7.0], labelling_model={"a": 1})])
-    assert record.info["labelled_by"].startswith("an AI judge")
-
-
-def test_bad_rows_of_files_with_one_name_are_told_apart(tmp_path):
-    for folder in ("askcooks", "askvets"):
-        write(tmp_path, [*(shp(post=f"{folder}{i}") for i in range(4)), shp(human_ref_A=None)], f"{folder}/train.jsonl")
-    settings = {"source": "shp", "path": str(tmp_path), "max_bad": 0.2}
-    records, report = load_source(TypeAdapter(SourceSettings).validate_python(settings))
-    assert len(records) == 8
-    assert report.examples["`human_ref_A` is missing"] == ["askcooks/train.jsonl:5", "askvets/train.jsonl:5"]
-    with pytest.raises(SawyerError, match="2 of 10 rows cannot be used"):
-        load_source(TypeAdapter(SourceSettings).validate_python({**settings, "max_bad": 0.1}))
-
-
-def test_rows_are_not_kept_in_memory():
-    seen, most = [], 0
-
-    def rows():
-        nonlocal most
-        for number in range(1, 101):
-            row = RawRow(number, shp(post=f"p{number}"))
-            seen.append(weakref.ref(row))
-            most = max(most, sum(one() is not None for one in seen))
-            yield row
-
-    settings = TypeAdapter(SourceSettings).validate_python({"source": "shp", "path": "x"})
-    assert len(read_public(settings, [("a.jsonl", rows())])[0]) == 100
-    assert most < 5
