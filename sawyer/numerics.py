@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
+import mmap
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 def prepare() -> None:
@@ -33,9 +39,25 @@ def prepare() -> None:
 def release() -> None:
     """Collect garbage (models hold reference cycles) and give the memory that is free back to the system."""
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """Give the memory that is free back to the system, pages between used ones too."""
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
+
+
+def lazy_zeros(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """Zeros of the type and on the device of `like`. On a CPU they take memory where they are written to, page by page,
+    and give it back to the system when nobody holds them any longer."""
+    import torch
+
+    if like.device.type != "cpu" or not hasattr(mmap, "MAP_ANONYMOUS") or 0 in shape:
+        return like.new_zeros(shape)
+    pages = mmap.mmap(-1, math.prod(shape) * like.element_size(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=like.dtype).view(*shape)
 
 
 def _glibc() -> Any:

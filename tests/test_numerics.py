@@ -3,6 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+import torch
+
+from sawyer.numerics import lazy_zeros
+
 SCRIPT = """
 from sawyer import numerics
 numerics.prepare()
@@ -17,3 +22,32 @@ numerics.release()
 def test_denormals_are_flushed_in_every_thread():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "0"]
+
+
+LAZY = """
+from pathlib import Path
+import torch
+from sawyer.numerics import lazy_zeros
+def mib():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if "VmRSS" in line) / 1024
+like = torch.ones(1, dtype=torch.bfloat16)
+before = mib()
+zeros = lazy_zeros((64, 1 << 20), like)
+made = mib() - before
+zeros[:8] = 1
+written = mib() - before
+right = bool((zeros[7:9] == torch.tensor([[1.0], [0.0]])).all()) and zeros.dtype == torch.bfloat16
+del zeros
+print(made < 4, 12 < written < 32, mib() - before < 4, right)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of a process as Linux tells it")
+def test_lazy_zeros_take_memory_where_they_are_written_to_and_give_it_back():
+    done = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 4
+
+
+def test_lazy_zeros_of_no_size():
+    assert lazy_zeros((3, 0, 2), torch.ones(1)).shape == (3, 0, 2)

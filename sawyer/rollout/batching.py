@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from sawyer.numerics import trim
 from sawyer.rollout.decoding import draw, full_logps
 from sawyer.rollout.filters import filters
 from sawyer.rollout.keys import sequence_key
@@ -88,6 +89,7 @@ class ContinuousBatch:
         self.plain = not self.penalised and not filters(sampling) and sampling.temperature == 1
         # one more slot keeps the prompt whose samples have not all found a place yet
         self.held_slot = slots
+        trim()  # free memory of the size of activations holds no cache, and would count beside it
         self.cache = KVCache(slots + 1, max(len(prompts[i]) for i in cohort) + sampling.max_tokens)
         self.queue = deque(cohort)
         self.active: list[_Sequence] = []

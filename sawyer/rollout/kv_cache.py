@@ -19,9 +19,12 @@ import torch.nn.functional as F
 from transformers import AttentionInterface
 
 from sawyer.errors import SawyerError
+from sawyer.numerics import lazy_zeros
 
 NAME = "sawyer_decode"
 _LAYER_KINDS = {"full_attention", "sliding_attention"}
+_LENGTHS = 32
+"""Attention of a decoding step reads a multiple of so many tokens, and masks what is beyond."""
 
 
 def supports(model: Any) -> bool:
@@ -110,7 +113,7 @@ class KVCache:
             sizes: D of keys and of values.
         """
         if index not in self._layers:
-            keys, values = (like.new_zeros(self.slots, kv_heads, self.length, size) for size in sizes)
+            keys, values = (lazy_zeros((self.slots, kv_heads, self.length, size), like) for size in sizes)
             self._layers[index] = keys, values
         return self._layers[index]
 
@@ -123,9 +126,11 @@ class KVCache:
         self._spans = None
         self.position_A = position_A
         self._row_A = torch.arange(len(position_A), device=position_A.device)
-        self._until = int(position_A.max()) + 1
+        longest = int(position_A.max()) + 1
+        # oneDNN compiles and keeps products of every length that it meets
+        self._until = min(-(-longest // _LENGTHS) * _LENGTHS, self.length)
         self._masks = {}
-        self._level = bool((position_A == position_A[0]).all())
+        self._level = bool((position_A == self._until - 1).all())
 
     def copy(self, source: int, targets: Iterable[int], length: int) -> None:
         """Copy the first `length` tokens of a slot to one or more others."""
