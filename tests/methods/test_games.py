@@ -1,6 +1,7 @@
 """Win rates of the completions of one prompt."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ def test_win_rates_average_a_half_and_follow_the_rewards(rewards):
     assert sum(rates) / len(rates) == pytest.approx(0.5)
     assert all(0 < rate < 1 for rate in rates)
     order = sorted(range(len(rewards)), key=rewards.__getitem__)
-    assert all(rates[a] <= rates[b] + 1e-12 for a, b in zip(order, order[1:], strict=False))
+    assert all(rates[a] <= rates[b] + 1e-12 for a, b in pairwise(order))
 
 
 @given(finite)
