@@ -109,8 +109,9 @@ class Iterations(LivePolicy):
 
     def tree_of(self, record: Comparison) -> TokenTree:
         """A pair as tokens, with its scores; 1 and 0 where it has none, or where they are to be win rates."""
-        known = record.scores is not None and self.settings.scores == "rewards"
-        scores = [record.scores[0], record.scores[-1]] if known else [1.0, 0.0]
+        scores = [1.0, 0.0]
+        if record.scores is not None and self.settings.scores == "rewards":
+            scores = [record.scores[0], record.scores[-1]]
         tree = comparison_tree(self.chat, record, pair=True)
         return TokenTree(tree.prompt, tree.completions, values={SCORE: scores})
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sawyer.data.chat import ChatFormat
     from sawyer.models.adapters import Trainable
     from sawyer.train.divergence import Divergence
-    from sawyer.train.loop import Companion, Objective, Trained
+    from sawyer.train.loop import Companion, Objective, Source, Trained
     from sawyer.train.preference import Weighted
     from sawyer.trees.tree import TokenTree
 
@@ -32,7 +32,7 @@ def train(settings: Any, context: Context, mix: Sequence[Weighted]) -> dict[str,
     from sawyer.models.adapters import Trainable
     from sawyer.models.load import load_policy
     from sawyer.pipeline.stages._common import chat_of, fit, save_trained
-    from sawyer.train.curriculum import cut, difficulties, easy_first, in_order
+    from sawyer.train.curriculum import cut, in_order
     from sawyer.train.moving import MovingReference
     from sawyer.train.preference import kto, preference
     from sawyer.trees.model import TreePolicy
@@ -45,42 +45,58 @@ def train(settings: Any, context: Context, mix: Sequence[Weighted]) -> dict[str,
     held_out, _ = _trees(context, settings, chat, mix, settings.validation) if settings.validation else ([], [])
     if settings.chunks > len(trees):
         raise SawyerError(f"stage {context.name}: {len(trees)} trees cannot be cut into {settings.chunks} `chunks`")
-    sync, by = settings.reference_sync, settings.curriculum
     divergence = _divergence(context, settings, trees)
-
-    if by is not None and by != "reference_margin":
-        trees = [trees[i] for i in easy_first(difficulties(by, trees, margins))]
-    parts = cut(len(trees), settings.chunks)
-    if any(part.loss.reference for part in mix):
-        at_once = 0 if sync is not None else parts[0].stop  # what needs the first reference's log-probs
-        if by == "reference_margin":
-            at_once = len(trees)
-        both = _with_reference(context, settings, mix, [*trees[:at_once], *held_out])
-        trees, held_out = [*both[:at_once], *trees[at_once:]], both[at_once:]
-    if by == "reference_margin":
-        trees = [trees[i] for i in easy_first(difficulties(by, trees, margins))]
+    trees, held_out = _prepared(context, settings, mix, trees, margins, held_out)
 
     objective = kto(mix[0].options) if mix[0].loss.data == "labelled" else preference(mix)
     companions: list[Companion] = [] if divergence is None else [divergence]
-    if sync is not None:
+    if (sync := settings.reference_sync) is not None:
         moving = MovingReference(sync.every, sync.alpha, _weights_of(context, settings))
         objective, companions = moving.against(objective), [moving, *companions]
         trees = [_without_reference(tree) for tree in trees]
     trainable = Trainable(lambda: load_policy(name), settings.lora, seed=context.seed)
     policy = TreePolicy(trainable.model)
     if settings.chunks > 1:
-        own = [[trees[i] for i in part] for part in parts]
+        own = [trees[part.start : part.stop] for part in cut(len(trees), settings.chunks)]
         shared = any(part.loss.name == "ld_dpo" for part in mix)
         result, earlier = _in_parts(context, settings, trainable, policy, own, objective, held_out, companions, shared)
     else:
-        source, numbered, earlier = trees, settings, []
-        if by is not None:
+        source: Sequence[TokenTree] | Source = trees
+        numbered, earlier = settings, []
+        if settings.curriculum is not None:
             policy.check_context(trees)
             source, numbered = in_order(trees, settings)
         result = fit(context, numbered, policy, source, objective, held_out, companions=companions)
     save_trained(context, trainable, result.weights, chat)
     what = {"pairs": "pairs", "rankings": "rankings", "labelled": "completions"}[mix[0].loss.data]
     return {what: len(trees), **result.figures, **({"chunks": [*earlier, result.figures]} if earlier else {})}
+
+
+def _prepared(
+    context: Context,
+    settings: Any,
+    mix: Sequence[Weighted],
+    trees: list[TokenTree],
+    margins: Sequence[float | None],
+    held_out: list[TokenTree],
+) -> tuple[list[TokenTree], list[TokenTree]]:
+    """The trees in the order of the curriculum, and of both kinds those with the first reference's log-probs that it is
+    the reference of: of sDPO the first part, of TR-DPO none but those held out."""
+    from sawyer.train.curriculum import cut, difficulties, easy_first
+
+    by = settings.curriculum
+    if by is not None and by != "reference_margin":
+        trees = [trees[i] for i in easy_first(difficulties(by, trees, margins))]
+    if not any(part.loss.reference for part in mix):
+        return trees, held_out
+    at_once = 0 if settings.reference_sync is not None else cut(len(trees), settings.chunks)[0].stop
+    if by == "reference_margin":
+        at_once = len(trees)
+    both = _with_reference(context, settings, mix, [*trees[:at_once], *held_out])
+    trees, held_out = [*both[:at_once], *trees[at_once:]], both[at_once:]
+    if by == "reference_margin":
+        trees = [trees[i] for i in easy_first(difficulties(by, trees, margins))]
+    return trees, held_out
 
 
 def _in_parts(
