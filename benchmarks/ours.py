@@ -135,7 +135,9 @@ class _FirstStep:
         self.rewards = isinstance(model, TreeReward)
         model.register_forward_hook(self._keep)
 
-    def _keep(self, _: nn.Module, arguments: tuple[TreeBatch], output: torch.Tensor) -> None:
+    def _keep(self, _: nn.Module, arguments: tuple[TreeBatch], output: Any) -> None:
+        if isinstance(output, tuple):  # with the spread of the distributions
+            output = output[0]
         if len(self.outputs) < len(self.rows):
             batch = arguments[0]
             value_C = output if self.rewards else batch.sum_by_completion(output)

@@ -30,7 +30,7 @@ from sawyer.numerics import release
 from sawyer.pipeline.artifact import finished_artifact, load_artifact, write_manifest
 from sawyer.pipeline.context import METRICS, Artifact, Context, derived_seed
 from sawyer.pipeline.disk import disk_errors
-from sawyer.pipeline.files import plain, read_json, write_json
+from sawyer.pipeline.files import digest, plain, read_json, write_json
 from sawyer.pipeline.plan import Plan, check_room, plan
 from sawyer.pipeline.processes import Processes
 from sawyer.pipeline.progress import Voice, duration
@@ -40,6 +40,7 @@ from sawyer.pipeline.summary import WORK, Summary, now, take_lock
 from sawyer.pipeline.yaml_source import parse
 
 RECIPE = "recipe.yaml"
+CACHE = ".cache"
 HEADER = "# Written by `sawyer run`: the recipe of this run, with every setting. To repeat it, run this file."
 
 
@@ -238,6 +239,8 @@ class _Run:
             name=planned.name,
             folder=work / "folder",
             scratch=work / "scratch",
+            cache=self.folder / CACHE,
+            identities={name: digest(entry["sha256"] or entry) for name, entry in self._inputs(planned).items()},
             tracker_folder=self.folder / "trackers",
             seed=derived_seed(self.recipe.seed, planned.name),
             precision=self.recipe.precision,

@@ -13,10 +13,10 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -43,13 +43,18 @@ class Objective:
         terms: given the model and a packed row, sums over the row's trees (or tokens): `loss`, and any further figures
             worth a curve. All are divided by the number of units in the update.
         unit: what the mean is taken over.
+        by_token: the figures whose mean is taken over the scored tokens in any case.
     """
 
     terms: Callable[[TreeModel, TreeBatch], Terms]
     unit: Literal["tree", "token"] = "tree"
+    by_token: frozenset[str] = frozenset()
 
-    def units(self, tree: TokenTree) -> int:
-        return 1 if self.unit == "tree" else tree.scored_tokens
+    def units(self, trees: Sequence[TokenTree], term: str = "loss") -> int:
+        """How many units the mean of a term over `trees` is taken over."""
+        if self.unit == "tree" and term not in self.by_token:
+            return len(trees)
+        return sum(tree.scored_tokens for tree in trees)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,27 @@ Source = Callable[[int], tuple[list[TokenTree], dict[str, float]]]
 same for the same number and weights, or a continuation is another training."""
 
 
+class Companion(Protocol):
+    """What goes along with a training, and outlives a kill with it: a reference that moves, a measurement."""
+
+    def begin(self, model: TreeModel, weights: MasterWeights) -> None:
+        """Before the first update, when the model holds what training starts from; also where a checkpoint will be
+        loaded."""
+        ...
+
+    def after(self, step: int, last: bool) -> dict[str, float]:
+        """After update `step` (from 1): figures worth a curve."""
+        ...
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """What a continuation needs, for a checkpoint."""
+        ...
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Go back to a `state()`."""
+        ...
+
+
 def train(
     model: TreeModel,
     trees: Sequence[TokenTree] | Source,
@@ -78,6 +104,7 @@ def train(
     scratch: Path | None = None,
     validation: Sequence[TokenTree] = (),
     accelerator: Accelerator | None = None,
+    companions: Sequence[Companion] = (),
 ) -> Trained:
     """Train `model` in place; afterwards it holds the result in compute precision.
 
@@ -87,6 +114,7 @@ def train(
         scratch: where checkpoints go; a checkpoint found there is continued, to the bit-same result. None for none.
         validation: held-out trees, measured every `validate_every` updates and at the end.
         accelerator: splits the rows of an update over its processes.
+        companions: called after each update, in this order; checkpoints hold what they carry.
 
     Returns:
         the float32 master weights (`install()` puts them into the model, to be saved) and the last figures.
@@ -109,13 +137,19 @@ def train(
     weights = MasterWeights(model, settings, precision)
     if settings.gradient_checkpointing:
         model.checkpoint_activations()
+    for companion in companions:
+        companion.begin(model, weights)
     checkpoints = Checkpoints(
-        scratch, settings.checkpoint_every, writes=accelerator is None or accelerator.is_main_process
+        scratch,
+        settings.checkpoint_every,
+        writes=accelerator is None or accelerator.is_main_process,
+        companions=companions,
     )
     first, recorded = checkpoints.resume(weights, journal)
     reduce = _reducer(accelerator)
     recent: deque[dict[str, float]] = deque(recorded, maxlen=max(1, total // 10))
     measured: dict[str, float] = {}
+    beside: dict[str, float] = {}
     model.train()
 
     with journal.progress(total, title, unit="step", start=first) as bar:
@@ -138,11 +172,19 @@ def train(
             tokens = sum(tree.tokens for tree in batch)
             speed = tokens / (time.perf_counter() - began)
             recent.append(figures)
+            last = step + 1 == total
+            fresh = {name: value for each in companions for name, value in each.after(step + 1, last).items()}
+            beside |= fresh
             journal.log(
-                step=step + 1, **figures, learning_rate=rate, grad_norm=norm, tokens=tokens, tokens_per_second=speed
+                step=step + 1,
+                **figures,
+                **fresh,
+                learning_rate=rate,
+                grad_norm=norm,
+                tokens=tokens,
+                tokens_per_second=speed,
             )
             bar.advance(loss=figures["loss"], tokens_per_second=speed)
-            last = step + 1 == total
             if validation and (last or (settings.validate_every and (step + 1) % settings.validate_every == 0)):
                 measured = measure(model, validation, objective, settings.token_budget)
                 journal.log(step=step + 1, **{f"validation/{name}": value for name, value in measured.items()})
@@ -151,7 +193,9 @@ def train(
     weights.release()
     model.eval()
     means = {name: sum(figures[name] for figures in recent) / len(recent) for name in (recent[-1] if recent else {})}
-    return Trained(weights, {"updates": total, **means, **{f"validation_{k}": v for k, v in measured.items()}})
+    return Trained(
+        weights, {"updates": total, **means, **beside, **{f"validation_{k}": v for k, v in measured.items()}}
+    )
 
 
 def forward_backward(
@@ -165,16 +209,16 @@ def forward_backward(
 
     With several processes each takes every n-th row; the terms and gradients are then this process's share of the sum.
     """
-    units = sum(objective.units(tree) for tree in batch)
     rows = pack([tree.tokens for tree in batch], token_budget)
     if accelerator is not None:
         rows = rows[accelerator.process_index :: accelerator.num_processes]
     sums: Terms = {}
     for row in rows:
         terms = objective.terms(model, TreeBatch.of([batch[i] for i in row], model.device))
-        (terms["loss"] / units).backward()
+        (terms["loss"] / objective.units(batch)).backward()
         for name, value in terms.items():
-            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach() / units
+            share = value.detach() / objective.units(batch, name)
+            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + share
     if not rows:  # fewer rows than processes; the sum over processes needs the same terms from all
         with torch.no_grad():
             terms = objective.terms(model, TreeBatch.of(batch[:1], model.device))
@@ -187,11 +231,10 @@ def measure(model: TreeModel, trees: Sequence[TokenTree], objective: Objective, 
     """The mean of each term over all `trees`, without gradients."""
     was_training = model.training
     model.eval()
-    units = sum(objective.units(tree) for tree in trees)
     sums: dict[str, float] = {}
     for row in pack([tree.tokens for tree in trees], token_budget):
         for name, value in objective.terms(model, TreeBatch.of([trees[i] for i in row], model.device)).items():
-            sums[name] = sums.get(name, 0.0) + float(value) / units
+            sums[name] = sums.get(name, 0.0) + float(value) / objective.units(trees, name)
     model.train(was_training)
     return sums
 
@@ -220,10 +263,13 @@ class Checkpoints:
 
     SECONDS = 120.0
 
-    def __init__(self, folder: Path | None, every: int | None, writes: bool) -> None:
+    def __init__(
+        self, folder: Path | None, every: int | None, writes: bool, companions: Sequence[Companion] = ()
+    ) -> None:
         self.folder = folder and folder / "checkpoint"
         self.every = every
         self.writes = writes
+        self.companions = companions
         self.written = time.monotonic()
 
     def resume(self, weights: MasterWeights, journal: Journal) -> tuple[int, list[dict[str, float]]]:
@@ -240,6 +286,9 @@ class Checkpoints:
         tensors = load_file(found / "state.safetensors")
         torch.set_rng_state(tensors.pop("rng"))
         weights.load(tensors)
+        for i, companion in enumerate(self.companions):
+            prefix = f"companion-{i}/"
+            companion.load({name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)})
         journal.rewind(state["position"])
         return state["step"], state["recent"]
 
@@ -263,7 +312,12 @@ class Checkpoints:
         fresh, old = self.folder.with_suffix(".new"), self.folder.with_suffix(".old")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        save_file({**weights.state(), "rng": torch.get_rng_state()}, fresh / "state.safetensors")
+        beside = {
+            f"companion-{i}/{name}": tensor
+            for i, companion in enumerate(self.companions)
+            for name, tensor in companion.state().items()
+        }
+        save_file({**weights.state(), **beside, "rng": torch.get_rng_state()}, fresh / "state.safetensors")
         state = {"step": step, "position": journal.position(), "recent": list(recent)}
         (fresh / "state.json").write_text(json.dumps(state))
         for file in fresh.iterdir():

@@ -211,7 +211,7 @@ def test_kill_9_at_a_random_moment(tmp_path):
 def test_two_processes_equal_one(tmp_path, monkeypatch):
     """Also with a budget that puts a whole update into one row, which leaves the second process idle, and where the two
     continue what one began."""
-    kinds, budgets = ["sft", "dpo", "reward"], [40, 4096]
+    kinds, budgets = ["sft", "dpo", "reward", "moving"], [40, 4096]
     with monkeypatch.context() as patch:
         patch.setattr(resumable.OnDisk, "advance", lambda *_, **fields: _killed_once(tmp_path / "two/dpo-40/scratch"))
         with pytest.raises(Killed):
