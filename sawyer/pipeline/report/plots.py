@@ -25,6 +25,7 @@ INK, GRID = "#123456", "#654321"
 BASELINE = "#7d8799"
 RAMP = ("#0b9bd7", "#5b6cf0", "#9b51e0", "#d6409f", "#ef6c3a")
 """From the first policy after the baseline to the last: the colour says how far along the workflow it is."""
+COLUMNS = {"kl": "KL to the reference policy, nats", "tokens": "tokens"}
 MOST_POINTS = 400
 BINS = 28
 
@@ -115,6 +116,57 @@ def kl_against(evaluation: Mapping[str, Any], column: str, palette: Mapping[str,
         axes.set_xlabel("KL to the reference policy (nats per completion)")
         axes.set_ylabel(f"{column} reward")
         return _svg(figure, f"kl-{column}", f"KL divergence against {column} reward for each policy")
+
+
+def over_root_kl(evaluation: Mapping[str, Any], column: str, palette: Mapping[str, str]) -> str | None:
+    """Reward against the root of the KL (Gao et al. 2023): a line for best-of-n, a point for each policy.
+
+    None where neither has both.
+    """
+    points = [point for point in evaluation["best_of_n"]["points"] if column in point]
+    names = [name for name in palette if _has(evaluation, name, "kl") and _has(evaluation, name, column)]
+    if not points and not names:
+        return None
+    root = lambda kl: math.sqrt(max(kl, 0.0))  # an estimate from samples may lie below 0
+    with _style():
+        figure, axes = _figure(5.6, 3.3)
+        if points:
+            x, rewards = [root(point["kl"]) for point in points], [point[column] for point in points]
+            mean, low, high = (np.array([_or(r[end], r["mean"]) for r in rewards]) for end in ("mean", "low", "high"))
+            axes.fill_between(x, low, high, color=BASELINE, alpha=0.18, linewidth=0)
+            axes.plot(x, mean, color=BASELINE, linewidth=1.8, marker="o", markersize=3)
+            axes.annotate(f"best of {points[-1]['n']}", (x[-1], mean[-1]), xytext=(5, -3), textcoords="offset points",
+                          fontsize=9)  # fmt: skip
+        figures = [(root(evaluation["policies"][name]["kl"]["mean"]), evaluation["policies"][name][column])
+                   for name in names]  # fmt: skip
+        axes.plot([kl for kl, _ in figures], [r["mean"] for _, r in figures], color=GRID, linewidth=1.5)
+        for name, (kl, reward) in zip(names, figures, strict=True):
+            axes.errorbar(kl, reward["mean"], _bars(reward), fmt="o", color=palette[name], markersize=7)
+            axes.annotate(_short(name), (kl, reward["mean"]), xytext=(7, 7), textcoords="offset points", fontsize=9)
+        axes.margins(x=0.16, y=0.14)
+        axes.set_xlabel("root of the KL to the reference policy")
+        axes.set_ylabel(f"{column} reward")
+        label = f"{column} reward against the root of the KL divergence, for each policy and for best-of-n"
+        return _svg(figure, f"root-kl-{column}", label)
+
+
+def over_seeds(evaluation: Mapping[str, Any], name: str, column: str, palette: Mapping[str, str]) -> str | None:
+    """Each policy's mean over seeds and prompts with its interval, and a small dot for each seed; None without any."""
+    policies = [policy for policy in palette if _has(evaluation, policy, column)]
+    if not policies:
+        return None
+    with _style():
+        figure, axes = _figure(5.6, 1.0 + 0.34 * len(policies))
+        for y, policy in enumerate(reversed(policies)):
+            found = evaluation["policies"][policy][column]
+            axes.errorbar(found["mean"], y, xerr=_bars(found), fmt="o", color=palette[policy], markersize=7)
+            axes.scatter(found["by_seed"], [y - 0.22] * len(found["by_seed"]), color=palette[policy], s=9, alpha=0.6)
+        axes.set_yticks(range(len(policies)), [_short(policy) for policy in reversed(policies)])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(-0.6, len(policies) - 0.4)
+        axes.set_xlabel(COLUMNS.get(column, f"{column} reward") + " (small: each seed)")
+        return _svg(figure, f"seeds-{re.sub(r'[^a-zA-Z0-9]', '-', name)}-{column}",
+                    f"Mean {column} of each policy over seeds and prompts, with intervals")  # fmt: skip
 
 
 def loss_curve(name: str, metrics: Sequence[Mapping[str, Any]]) -> str | None:

@@ -59,10 +59,11 @@ def training_needs(settings: OptimizerSettings, weights: int) -> dict[str, float
     """
     held = 20 if settings.lora is None else 5
     iterations = getattr(settings, "iterations", 0)
+    written = 4.0 if settings.lora is None or settings.lora.merge else 0.2
     if getattr(settings, "reference_sync", None) is not None and settings.lora is None:
         return {
             "memory_gb": (held + 6) * weights / 1e9 + (1.0 if weights else 0.0),
-            "disk_gb": weights * 4 / 1e9,
+            "disk_gb": weights * written / 1e9,
             "scratch_gb": weights * 32 / 1e9,
         }
     iterations = max(iterations, getattr(settings, "chunks", 1) - 1)
@@ -70,7 +71,7 @@ def training_needs(settings: OptimizerSettings, weights: int) -> dict[str, float
     snapshots = 0 if explore is None else explore.snapshots * iterations
     return {
         "memory_gb": held * weights / 1e9 + (1.0 if weights else 0.0),
-        "disk_gb": weights * (4 + 4 * iterations) / 1e9,
+        "disk_gb": weights * written * (1 + iterations) / 1e9,
         "scratch_gb": weights * ((24 if settings.lora is None else 1) + 4 * (iterations + snapshots)) / 1e9,
     }
 

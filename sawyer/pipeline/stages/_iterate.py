@@ -31,8 +31,9 @@ from sawyer.models.precision import DTYPES
 from sawyer.numerics import release
 from sawyer.pipeline.files import read_json, write_json
 from sawyer.pipeline.stage import Context
-from sawyer.pipeline.stages._common import mean, read_part, scorer_of
+from sawyer.pipeline.stages._common import mean, read_part
 from sawyer.pipeline.stages._live import LivePolicy
+from sawyer.pipeline.stages._online import feedback_of
 from sawyer.rollout import kv_cache
 from sawyer.rollout.files import generate_resumably
 from sawyer.rollout.protocol import Completion
@@ -57,7 +58,7 @@ class Iterations(LivePolicy):
         self.held_out = self.answerable(settings.validation, settings.validation_prompts)
         self.offline = self.offline_pairs()
         self.teacher = self.teachers_answers()
-        self.reward = scorer_of(context, settings.reward, settings.token_budget)
+        self.reward = feedback_of(settings, context)
         self.compares = hasattr(self.reward, "prefer")
         if self.compares and settings.scores == "win_rates" and settings.pairs.length_penalty:
             raise SawyerError(
@@ -122,7 +123,8 @@ class Iterations(LivePolicy):
         self.context.say(f"iterate {best + 1} is the best on validation")
         if self.context.is_main:
             self.write(best)
-        return {"iterations": figures, "best": best + 1}
+        labels = {"gold_labels": sum(own["gold_labels"] for own in figures)} if self.settings.gold else {}
+        return {"iterations": figures, "best": best + 1, **labels}
 
     def iteration(self, t: int) -> dict[str, Any]:
         """Generate, score, pair, train, validate; leaves the policy at iterate t + 1."""
@@ -165,6 +167,8 @@ class Iterations(LivePolicy):
             **last,
             **self.validate(folder, t),
         }
+        if self.settings.gold:  # every answer that the gold reward has seen
+            figures["gold_labels"] = sum(map(len, completions)) + len(self.held_out)
         self.context.log(iteration=t + 1, **{k: v for k, v in figures.items() if k != "loss"})
         if self.context.is_main:
             write_json(done, figures)

@@ -13,8 +13,12 @@ from sawyer.rollout.sampling import Sampling
 
 class Settings(EngineSettings):
     policies: list[Annotated[str, Ref("policy")]] = Field(min_length=1)
-    """The policies in the order of the workflow; the first is what the others are compared with. Of an `iterate` stage
-    every iterate is evaluated."""
+    """The policies in the order of the workflow; the first is what the others are compared with."""
+    iterates: Literal["all", "best"] = "all"
+    """Of an `iterate` stage: every iterate, or the one alone that was the best on validation."""
+    previous: bool = True
+    """Compare each policy with the one before it too; off where their order means nothing, so that p values are not
+    corrected for comparisons that nobody asks about."""
     data: Annotated[str, Ref("data")]
     """Where the prompts come from."""
     part: str = "test"
@@ -33,6 +37,9 @@ class Settings(EngineSettings):
     """The reward model that the policies were trained on."""
     reference: Annotated[str, Ref("policy")] | None = None
     """KL is measured to this policy."""
+    best_of: int | None = Field(default=None, ge=2)
+    """Draw so many samples of each prompt from `reference`, and say what best-of-n by `proxy` would reach from it, for
+    every n up to this."""
     token_budget: int = Field(default=4096, ge=16)
     """Tokens in one packed row, of the reward models too."""
 
@@ -40,6 +47,12 @@ class Settings(EngineSettings):
     def _one_gold(self) -> Settings:
         if self.gold is not None and self.gold_model is not None:
             raise ValueError("give `gold` or `gold_model`, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _best_by_what_and_of_whom(self) -> Settings:
+        if self.best_of is not None and (self.proxy is None or self.reference is None):
+            raise ValueError("`best_of` keeps the best by `proxy` of what `reference` says: name both")
         return self
 
 

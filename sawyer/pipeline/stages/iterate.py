@@ -45,8 +45,10 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings):
     """The policy to start from (pi_0)."""
     data: Annotated[str, Ref("data")]
     """Where the prompts come from."""
-    reward: Annotated[str, Ref("reward_model", "preference_model")]
+    reward: Annotated[str, Ref("reward_model", "preference_model")] | None = None
     """The model that scores the answers, or compares them."""
+    gold: Literal["verifiable"] | None = None
+    """In place of `reward`: computed from the prompts' constraints. How many answers it scored is counted."""
     part: str = "train"
     """Which part of the data to train on."""
     validation: str = "validation"
@@ -93,6 +95,12 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings):
     def _validates_once(self) -> Settings:
         if self.validate_every is not None:
             raise ValueError("`validate_every` has no place here: every iteration ends with a validation")
+        return self
+
+    @model_validator(mode="after")
+    def _one_that_scores(self) -> Settings:
+        if (self.reward is None) == (self.gold is None):
+            raise ValueError("give `reward`, a model, or `gold: verifiable`, and not both")
         return self
 
     @model_validator(mode="after")
@@ -147,6 +155,6 @@ STAGE = Stage(
     Settings,
     run,
     makes="policy",
-    help="online iterative DPO, and its relatives, against a reward model",
+    help="online iterative DPO, and its relatives, against any reward",
     needs=training_needs,
 )
