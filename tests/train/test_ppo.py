@@ -128,11 +128,13 @@ def test_ratios_are_1_at_the_first_mini_batch(tiny_policy):
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_every_estimator_learns_the_toy(name, trial):
-    more = {"value": {"model": "shared"}} if name == "gae" else {}
-    _, _, journal, _ = trial(estimator=name, steps=12, n=4, epochs=2, mini_batches=2, kl={"coefficient": 0.0}, **more)
+    _, _, journal, _ = trial(
+        estimator=name, steps=16, epochs=2, mini_batches=2, learning_rate=5e-3, kl={"coefficient": 0.0},
+        collapse={"action": "warn"},
+    )  # fmt: skip
     rewards = [line["reward"] for line in journal.lines if "reward" in line]
-    assert len(rewards) == 12
-    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.15
+    assert len(rewards) == 16
+    assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.15
 
 
 def test_the_loss_of_a_mini_batch_is_the_padded_loop(tiny_policy):
@@ -221,10 +223,11 @@ def test_the_kl_as_a_reward_is_taken_off_token_by_token(tiny_policy):
     [({}, "reward"), ({"as": "loss", "estimator": "k3"}, "loss"), ({"as": "loss", "estimator": "k2"}, "loss")],
 )
 def test_the_kl_holds_the_policy_back(given, where, trial):
-    free = trial(steps=8, estimator="rloo", kl={"coefficient": 0.0})[2].lines
-    held = trial(steps=8, estimator="rloo", kl={**given, "coefficient": 3.0})[2].lines
+    same = {"steps": 10, "estimator": "rloo", "epochs": 2}
+    free = trial(**same, kl={"coefficient": 0.0})[2].lines
+    held = trial(**same, kl={**given, "coefficient": 20.0})[2].lines
     last = [next(line["kl"] for line in reversed(lines) if "kl" in line) for lines in (free, held)]
-    assert last[1] < 0.5 * last[0]
+    assert last[1] < 0.6 * last[0]
     assert any("kl_loss" in line for line in held) == (where == "loss")
 
 
@@ -251,16 +254,20 @@ def test_values_are_learned_and_the_policy_waits_while_they_warm_up(trial, tiny_
 
 def test_a_value_model_of_its_own_learns_and_leaves_the_policy_its_weights(trial, tiny_policy):
     critic = TreeCritic(attach_fresh_head(tiny_policy("llama", 5)))
-    before = {name: p.detach().clone() for name, p in critic.named_parameters()}
-    actor, _, journal, _ = trial(critic=critic, value={"model": "own", "learning_rate": 1e-2}, steps=6, epochs=2)
-    assert any(not torch.equal(before[name], p.detach()) for name, p in actor.critic.named_parameters())
+    value = {"model": "own", "learning_rate": 3e-3, "clip": None, "coefficient": 1.0}
+    _, _, journal, trained = trial(critic=critic, value=value, steps=10, epochs=2, kl={"coefficient": 0.0})
     losses = [line["value_loss"] for line in journal.lines if "value_loss" in line]
-    assert losses[-1] < losses[0]
+    assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
+    assert {name.split(".")[0] for name in trained.weights.masters} == {"model", "critic"}
 
 
 def test_adapters_off_are_the_policy_that_training_started_from(trial, tiny_policy):
-    actor, toy, _, _ = trial(lora=LoraSettings(r=4), steps=4, learning_rate=1e-2)
+    actor, toy, journal, _ = trial(lora=LoraSettings(r=4), estimator="rloo", steps=4, learning_rate=1e-2)
+    assert [line["kl"] for line in journal.lines if "loss" in line][3] > 1e-3  # adapters learn between the readings
     trees = toy.answer(5, 2).trees
+    for p in actor.parameters():
+        if p.requires_grad:
+            torch.nn.init.normal_(p, std=0.2)
     started = TreePolicy(tiny_policy("llama"))
     (wanted,) = read_tokens(lambda batch: (started(batch),), trees, 100, "cpu")
     (now,) = read_tokens(lambda batch: (actor(batch),), trees, 100, "cpu")
