@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -146,7 +146,6 @@ def train(
         companions=companions,
     )
     first, recorded = checkpoints.resume(weights, journal)
-    reduce = _reducer(accelerator)
     recent: deque[dict[str, float]] = deque(recorded, maxlen=max(1, total // 10))
     measured: dict[str, float] = {}
     beside: dict[str, float] = {}
@@ -161,9 +160,8 @@ def train(
                 continue
             began = time.perf_counter()
             rate = learning_rate(step, total, settings)
-            sums = forward_backward(model, batch, objective, settings.token_budget, accelerator)
-            norm = weights.update(rate, reduce)
-            figures = {**told, **{name: float(value) for name, value in _shared(sums, reduce).items()}}
+            learned, norm = update(model, batch, objective, weights, rate, accelerator)
+            figures = {**told, **learned}
             if not math.isfinite(figures["loss"]) or not math.isfinite(norm):
                 raise SawyerError(
                     f"{title}: the loss is not a number at update {step + 1} of {total}; lower `learning_rate` "
@@ -196,6 +194,25 @@ def train(
     return Trained(
         weights, {"updates": total, **means, **beside, **{f"validation_{k}": v for k, v in measured.items()}}
     )
+
+
+def update(
+    model: TreeModel,
+    batch: Sequence[TokenTree],
+    objective: Objective,
+    weights: MasterWeights,
+    rate: float,
+    accelerator: Accelerator | None = None,
+    apart_rate: float | None = None,
+) -> tuple[dict[str, float], float]:
+    """One step on the mean loss over `batch`: the mean of each term, and the norm of the gradient before clipping.
+
+    Where either is no number, the weights stay as they were.
+    """
+    reduce = _reducer(accelerator)
+    sums = forward_backward(model, batch, objective, weights.settings.token_budget, accelerator)
+    norm = weights.update(rate, reduce, apart_rate)
+    return {name: float(value) for name, value in _shared(sums, reduce).items()}, norm
 
 
 def forward_backward(
@@ -271,6 +288,8 @@ class Checkpoints:
         self.writes = writes
         self.companions = companions
         self.written = time.monotonic()
+        self.carried: Mapping[str, Any] = {}
+        """What else the state held that `resume` found."""
 
     def resume(self, weights: MasterWeights, journal: Journal) -> tuple[int, list[dict[str, float]]]:
         """Load what is there into `weights`, rewind the journal to it, and return the next update's number and the
@@ -290,6 +309,7 @@ class Checkpoints:
             prefix = f"companion-{i}/"
             companion.load({name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)})
         journal.rewind(state["position"])
+        self.carried = state.get("carried", {})
         return state["step"], state["recent"]
 
     def _begin(self, journal: Journal) -> None:
@@ -303,12 +323,21 @@ class Checkpoints:
             write_atomically(began, json.dumps(journal.position()))
 
     def after(
-        self, step: int, weights: MasterWeights, journal: Journal, recent: Sequence[dict[str, float]] = ()
-    ) -> None:
-        """Write a checkpoint when one is due."""
+        self,
+        step: int,
+        weights: MasterWeights,
+        journal: Journal,
+        recent: Sequence[dict[str, float]] = (),
+        carried: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Write a checkpoint when one is due, and say whether one was.
+
+        Args:
+            carried: whatever else a continuation needs, as JSON.
+        """
         due = step % self.every == 0 if self.every else time.monotonic() - self.written > self.SECONDS
         if self.folder is None or not due or not self.writes:
-            return
+            return False
         fresh, old = self.folder.with_suffix(".new"), self.folder.with_suffix(".old")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
@@ -318,7 +347,7 @@ class Checkpoints:
             for name, tensor in companion.state().items()
         }
         save_file({**weights.state(), **beside, "rng": torch.get_rng_state()}, fresh / "state.safetensors")
-        state = {"step": step, "position": journal.position(), "recent": list(recent)}
+        state = {"step": step, "position": journal.position(), "recent": list(recent), "carried": carried or {}}
         (fresh / "state.json").write_text(json.dumps(state))
         for file in fresh.iterdir():
             with file.open("rb") as handle:
@@ -329,6 +358,7 @@ class Checkpoints:
         fresh.rename(self.folder)
         shutil.rmtree(old, ignore_errors=True)
         self.written = time.monotonic()
+        return True
 
     def kept(self) -> str:
         """What a stopped training can say of its last checkpoint."""
