@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sawyer.data.records import Comparison, Labelled, Prompt, user
+from sawyer.feedback.reward_model import RewardModel
 from sawyer.models.load import load_sequence_classifier, load_tokenizer
 from sawyer.models.save import save_model
+from sawyer.pipeline.stages import iterate as stage
 
-PAIRS = [
-    {"prompt": [{"role": "user", "content": f"{i}?"}], "chosen": f"yes {i}", "rejected": "no"} for i in range(8)
-]  # fmt: skip
-LABELLED = [{"prompt": f"{i}?", "completion": "yes" if i % 2 else "no", "label": bool(i % 2)} for i in range(8)]
+PAIRS = [Comparison((user(f"{i}?"),), (f"yes {i}", "no")).row() for i in range(8)]
+LABELLED = [Labelled((user(f"{i}?"),), "yes" if i % 2 else "no", bool(i % 2)).row() for i in range(8)]
 SMALL = {"batch_size": 4, "learning_rate": 1e-3, "max_tokens": 250, "kl_every": 0}
 
 
@@ -100,9 +101,6 @@ def test_a_reward_model_with_another_tokenizer_reads_the_texts_with_its_own(
     context, saved_policy, encoder_tokenizer, tmp_path
 ):
     """What passes between policy and reward model is text, so that there is nothing to refuse."""
-    from sawyer.feedback.reward_model import RewardModel
-    from sawyer.pipeline.stages import iterate as stage
-
     source = saved_policy("qwen2", 3)
     model = load_sequence_classifier(source, fresh_head=True, seed=1)
     tokenizer = encoder_tokenizer("roberta")
@@ -115,7 +113,5 @@ def test_a_reward_model_with_another_tokenizer_reads_the_texts_with_its_own(
     (file,) = (own.scratch / "iteration-1" / "answers-0").glob("*.json")
     texts = [[c["text"] for c in row] for row in json.loads(file.read_text())["completions"]]
     scored = json.loads((own.scratch / "iteration-1" / "scored.json").read_text())
-    from sawyer.data.records import Prompt, user
-
     alone = RewardModel(folder).score([Prompt((user("What is 0?"),))], [texts[0]])
     assert scored[0][: len(texts[0])] == pytest.approx(alone[0], abs=1e-4)
