@@ -17,7 +17,7 @@ from sawyer.pipeline.stages._live import LivePolicy
 from sawyer.rollout.protocol import Completion
 from sawyer.rollout.sampling import Sampling
 from sawyer.rollout.torch_engine import TorchEngine
-from sawyer.train.loop import train
+from sawyer.train.loop import Trained, train
 from sawyer.train.preference import OPTIMISM, REFERENCE, SCORE, SHARED_REFERENCE, preference, shared
 from sawyer.trees.model import TreePolicy
 from sawyer.trees.score import score_trees
@@ -32,6 +32,7 @@ class Steps(LivePolicy):
 
     def __init__(self, settings: Any, context: Context) -> None:
         super().__init__(settings, context)
+        self.policy = TreePolicy(self.trainable.model)
         self.prompts = self.answerable(settings.part)
         self.held_out = self.answerable(settings.validation, settings.validation_prompts) if settings.validation else []
         self.feedback = feedback_of(settings, context)
@@ -45,12 +46,7 @@ class Steps(LivePolicy):
     def run(self) -> dict[str, Any]:
         """All updates; the last policy becomes the artifact."""
         settings, context = self.settings, self.context
-        policy = TreePolicy(self.trainable.model)
-        trained = train(
-            policy, self.step, preference(settings.mix()), settings,
-            precision=context.precision, seed=context.seed, journal=context, title=context.name,
-            scratch=context.scratch, accelerator=context.accelerator,
-        )  # fmt: skip
+        trained = self.learn()
         figures: dict[str, Any] = dict(trained.figures)
         if self.held_out:
             self.refresh()
@@ -58,6 +54,15 @@ class Steps(LivePolicy):
             context.log(step=settings.steps, **{name: figures[name] for name in ("validation_reward",)})
         save_trained(context, self.trainable, trained.weights, self.chat)
         return figures
+
+    def learn(self) -> Trained:
+        """All updates, each on answers of the policy as the one before left it."""
+        context = self.context
+        return train(
+            self.policy, self.step, preference(self.settings.mix()), self.settings,
+            precision=context.precision, seed=context.seed, journal=context, title=context.name,
+            scratch=context.scratch, accelerator=context.accelerator,
+        )  # fmt: skip
 
     def frozen(self) -> TreePolicy:
         """pi_0 as the policy computes, to be read only."""
