@@ -85,10 +85,10 @@ def _sawyer(job: Job, rows: Sequence[Row], given: Answers | None) -> dict[str, A
                 seen.append(FirstStep(self.policy, trees, self.settings.token_budget))
             return trees, told
 
-        def generate(self, engine: Any, prompts: Any, sampling: Any, n: int, stream: int) -> Any:
+        def generate(self, engine: Any, prompts: Any, n: int, stream: int) -> Any:
             began = time.perf_counter()
             if given is None:
-                drawn = super().generate(engine, prompts, sampling, n, stream)
+                drawn = super().generate(engine, prompts, n, stream)
             else:
                 drawn = [[_completion(self.chat, ids) for ids in own] for own in given[stream]]
             generated.append(time.perf_counter() - began)

@@ -40,7 +40,7 @@ def options() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--peer", default="trl", help="whom to measure against; trl is the one there is")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="what both sides compute in")
-    add("--data", type=Path, help="an HH-RLHF file, for its prompts; without it, text cut to their lengths")
+    add("--data", type=Path, help="an HH-RLHF file, for its prompts; without it, verifiable prompts")
     add("--batch", type=int, default=16, help="prompts in an update, each answered twice")
     add("--tokens", type=int, default=48, help="tokens of an answer")
     add("--updates", type=int, default=2, help="timed updates in a turn")
@@ -53,7 +53,7 @@ def options() -> argparse.ArgumentParser:
     add("--max-length", type=int, default=512, help="the longest prompt and answer together, in tokens")
     add("--token-budget", type=int, default=4096, help="tokens in a packed row of ours")
     add("--threads", type=int, default=measure.cores(), help="threads of each contender")
-    add("--seed", type=int, default=0, help="seed of the generated work, of the draws and of a fresh reward head")
+    add("--seed", type=int, default=0, help="seed of the draws and of a fresh reward head")
     add("--json", type=Path, help="write the figures to this file")
     add("--profile", action="store_true", help="profile one more turn of ours and print its dearest operations")
     return parser
@@ -95,7 +95,7 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     names = _checked(chosen)
     updates = chosen.warm_up + chosen.updates
     longest = chosen.max_length - chosen.tokens
-    rows = work.prompts(chosen.data, updates * chosen.batch, load_tokenizer(chosen.model), longest, chosen.seed)
+    rows = work.prompts(chosen.data, updates * chosen.batch, load_tokenizer(chosen.model), longest)
     turns: Turns = {name: [] for name in names}
     verdict: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +133,7 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
         "rounds": chosen.rounds,
         "threads": chosen.threads,
         "model": chosen.model,
-        "data": chosen.data.name if chosen.data else "generated",
+        "data": chosen.data.name if chosen.data else "verifiable",
         "sameness": verdict,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {**versions(), "trl": version("trl")},

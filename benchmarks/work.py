@@ -130,24 +130,20 @@ def hh_conversations(path: Path, count: int, tokenizer: Any, max_length: int) ->
     raise SawyerError(f"{path} has only {len(rows)} dialogues of at most {max_length} tokens: ask for fewer.")
 
 
-def prompts(data: Path | None, count: int, tokenizer: Any, longest: int, seed: int) -> list[Row]:
-    """`count` prompts of at most `longest` tokens as conversations: the first ones of the HH-RLHF file `data` that fit,
-    or text with the lengths of that file's prompts. Raises SawyerError as `hh_pairs`."""
+def prompts(data: Path | None, count: int, tokenizer: Any, longest: int) -> list[Row]:
+    """`count` prompts as conversations: those of the verifiable task, or the first ones of the HH-RLHF file `data` that
+    have at most `longest` tokens. Raises SawyerError as `hh_pairs`."""
     from sawyer.data.chat import ChatFormat
-    from sawyer.data.records import user
+    from sawyer.data.verifiable import make_prompts
 
+    asked = make_prompts(count, "train") if data is None else _hh(data, tokenizer)[1]
     chat = ChatFormat(tokenizer, default="plain")
-    if data is not None:
-        asked = (list(record.prompt) for record in _hh(data, tokenizer)[1])
-        rows = [{"prompt": prompt} for prompt in asked if len(chat.prompt_ids(prompt)) <= longest][:count]
-        if len(rows) < count:
-            raise SawyerError(f"{data} has only {len(rows)} prompts of at most {longest} tokens: ask for fewer.")
-        return rows
-    rng = random.Random(seed)
-    text = _text(tokenizer)
-    around = len(chat.prompt_ids([user("x")])) - 1
-    sizes = lengths(count, PROMPT_TOKENS, around + 4, longest - 8, rng)  # as text, a stretch may have other tokens
-    return [{"prompt": [user(tokenizer.decode(_stretch(text, size - around, rng)).strip())]} for size in sizes]
+    fitting = (record.prompt for record in asked if len(chat.prompt_ids(record.prompt)) <= longest)
+    rows = [{"prompt": list(prompt)} for prompt in itertools.islice(fitting, count)]
+    if len(rows) < count:
+        of = data or "the verifiable task"
+        raise SawyerError(f"{of} has only {len(rows)} prompts of at most {longest} tokens: ask for fewer.")
+    return rows
 
 
 def rankings(data: Path | None, count: int, size: int, tokenizer: Any, max_length: int, seed: int) -> list[Row]:

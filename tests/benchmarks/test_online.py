@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("trl")
 
 from benchmarks import learners, measure, online, sameness, work
+from sawyer.errors import SawyerError
 
 TOKENS, BATCH = 5, 4
 
@@ -17,7 +18,7 @@ def job(saved_policy, tmp_path):
     """With the models of both sides written."""
     job = {
         "task": "online", "model": saved_policy("llama"), "folder": str(tmp_path), "precision": "fp32", "batch": BATCH,
-        "micro_batch": BATCH, "cache": None, "tokens": TOKENS, "reward": "rule", "answers": None, "max_length": 96,
+        "micro_batch": BATCH, "cache": None, "tokens": TOKENS, "reward": "rule", "answers": None, "max_length": 220,
         "token_budget": 4096, "learning_rate": 5e-7, "seed": 0, "threads": 1, "profile": False,
     }  # fmt: skip
     for reward in ("rule", "model"):
@@ -27,7 +28,7 @@ def job(saved_policy, tmp_path):
 
 @pytest.fixture
 def rows(tiny_tokenizer):
-    return work.prompts(None, 2 * BATCH, tiny_tokenizer, 90, seed=1)
+    return work.prompts(None, 2 * BATCH, tiny_tokenizer, 200)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])
@@ -64,19 +65,16 @@ def test_a_reward_model_may_score(contender, job, rows):
     assert done["pairs"] == [BATCH, BATCH]
 
 
-def test_prompts_have_their_lengths(tiny_tokenizer, tmp_path):
-    from sawyer.data.chat import ChatFormat
-
-    chat = ChatFormat(tiny_tokenizer)
-    lengths = [len(chat.prompt_ids(row["prompt"])) for row in work.prompts(None, 32, tiny_tokenizer, 400, seed=0)]
-    assert sum(lengths) / 32 == pytest.approx(125, abs=15)
-    assert max(lengths) <= 400
-    said = [{side: f"\n\nHuman: What {i}?\n\nAssistant: {side}" for side in ("chosen", "rejected")} for i in range(3)]
+def test_prompts_are_the_first_that_fit(tiny_tokenizer, tmp_path, capsys):
+    said = [
+        {side: f"\n\nHuman: {'What? ' * n}\n\nAssistant: {side}" for side in ("chosen", "rejected")} for n in (1, 40, 2)
+    ]
     file = tmp_path / "hh.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in said))
-    rows = work.prompts(file, 2, tiny_tokenizer, 90, seed=0)
-    assert [row["prompt"][-1]["content"] for row in rows] == ["What 0?", "What 1?"]
-    assert online.main(["--data", str(file), "--model", "smollm2"]) == 2
+    rows = work.prompts(file, 2, tiny_tokenizer, 90)
+    assert [row["prompt"][-1]["content"].count("What") for row in rows] == [1, 2]
+    with pytest.raises(SawyerError, match="has only 2 prompts of at most 90 tokens"):
+        work.prompts(file, 3, tiny_tokenizer, 90)
 
 
 @pytest.fixture
@@ -106,7 +104,7 @@ def made_up(monkeypatch, saved_policy):
 
     monkeypatch.setattr(measure, "in_own_process", answer)
     made_up.options = ["--model", saved_policy("llama"), "--batch", "4", "--tokens", "2", "--micro-batches", "2,4",
-                      "--max-length", "96", "--threads", "1"]  # fmt: skip
+                      "--max-length", "220", "--threads", "1"]  # fmt: skip
     return made_up
 
 
@@ -164,7 +162,7 @@ def test_mistakes_are_one_sentence(wrong, message, capsys):
 def test_the_command_writes_its_figures(saved_policy, tmp_path):
     file = tmp_path / "figures.json"
     sizes = ["--batch", "2", "--tokens", "4", "--micro-batches", "1,2", "--updates", "1", "--rounds", "1",
-             "--max-length", "96", "--threads", "1"]  # fmt: skip
+             "--max-length", "220", "--threads", "1"]  # fmt: skip
     assert online.main(["--model", saved_policy("llama"), *sizes, "--profile", "--json", str(file)]) == 0
     written = json.loads(file.read_text())
     assert written["sameness"]["same"]
