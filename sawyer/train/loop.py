@@ -78,6 +78,7 @@ def train(
     scratch: Path | None = None,
     validation: Sequence[TokenTree] = (),
     accelerator: Accelerator | None = None,
+    settle: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Train `model` in place; afterwards it holds the result in compute precision.
 
@@ -87,6 +88,8 @@ def train(
         scratch: where checkpoints go; a checkpoint found there is continued, to the bit-same result. None for none.
         validation: held-out trees, measured every `validate_every` updates and at the end.
         accelerator: splits the rows of an update over its processes.
+        settle: called before a checkpoint is written, for a source that works ahead of the training: it keeps what a
+            continuation from there will need.
 
     Returns:
         the float32 master weights (`install()` puts them into the model, to be saved) and the last figures.
@@ -110,7 +113,7 @@ def train(
     if settings.gradient_checkpointing:
         model.checkpoint_activations()
     checkpoints = Checkpoints(
-        scratch, settings.checkpoint_every, writes=accelerator is None or accelerator.is_main_process
+        scratch, settings.checkpoint_every, writes=accelerator is None or accelerator.is_main_process, settle=settle
     )
     first, recorded = checkpoints.resume(weights, journal)
     reduce = _reducer(accelerator)
@@ -220,10 +223,13 @@ class Checkpoints:
 
     SECONDS = 120.0
 
-    def __init__(self, folder: Path | None, every: int | None, writes: bool) -> None:
+    def __init__(
+        self, folder: Path | None, every: int | None, writes: bool, settle: Callable[[], None] = lambda: None
+    ) -> None:
         self.folder = folder and folder / "checkpoint"
         self.every = every
         self.writes = writes
+        self.settle = settle
         self.written = time.monotonic()
 
     def resume(self, weights: MasterWeights, journal: Journal) -> tuple[int, list[dict[str, float]]]:
@@ -260,6 +266,7 @@ class Checkpoints:
         due = step % self.every == 0 if self.every else time.monotonic() - self.written > self.SECONDS
         if self.folder is None or not due or not self.writes:
             return
+        self.settle()
         fresh, old = self.folder.with_suffix(".new"), self.folder.with_suffix(".old")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
