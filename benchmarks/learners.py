@@ -109,13 +109,22 @@ def _sawyer(job: Job, rows: Sequence[Row], given: Answers | None) -> dict[str, A
         for place in places.values():
             place.mkdir()
         write_records(places["prompts"] / "train.jsonl", [Prompt(tuple(row["prompt"])) for row in rows])
-        settings = online.Settings(
-            model="policy", data="prompts", steps=len(rows) // job["batch"], batch_size=job["batch"],
-            sampling={"temperature": TEMPERATURE, "min_tokens": job["tokens"], "max_tokens": job["tokens"]},
-            options={"beta": BETA}, learning_rate=job["learning_rate"], schedule="constant", warmup_ratio=0.0,
-            weight_decay=0.0, max_grad_norm=1.0, token_budget=job["token_budget"], checkpoint_every=10**9,
-            **({"reward": "reward"} if job["reward"] == "model" else {"gold": "verifiable"}),
-        )  # fmt: skip
+        settings = online.Settings.model_validate(
+            {
+                "model": "policy",
+                "data": "prompts",
+                "steps": len(rows) // job["batch"],
+                "batch_size": job["batch"],
+                "sampling": {"temperature": TEMPERATURE, "min_tokens": job["tokens"], "max_tokens": job["tokens"]},
+                "options": {"beta": BETA},
+                "learning_rate": job["learning_rate"],
+                "schedule": "constant",
+                "warmup_ratio": 0.0,
+                "token_budget": job["token_budget"],
+                "checkpoint_every": 10**9,
+                **({"reward": "reward"} if job["reward"] == "model" else {"gold": "verifiable"}),
+            }
+        )
         context = Watched(
             "online", places["folder"], places["scratch"], job["seed"], job["precision"],
             artifacts={"prompts": Artifact(places["prompts"], {"name": "prompts", "figures": {}})},
