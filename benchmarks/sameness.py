@@ -28,6 +28,7 @@ EXACT = {"values": 1e-3, "grad_norms": 1e-2, "losses": 1e-3}
 ROUNDED = {
     "dpo": {"values": 2e-2, "grad_norms": 2e-1, "losses": 2e-1},  # a nat in hundreds is 0.1 of loss at beta 0.1
     "reward": {"values": 1e-1, "grad_norms": 3e-1, "losses": 5e-2},  # differences of small numbers from a random head
+    "online": {"values": 2e-2, "grad_norms": 2e-1, "losses": 2e-1},  # DPO on answers that were drawn
     "sft": {"values": 2e-2, "grad_norms": 1e-1, "losses": 2e-2},
 }
 """Relative: rewards to the largest one, losses to at least 1, log-probs and gradient norms each to itself."""

@@ -130,6 +130,22 @@ def hh_conversations(path: Path, count: int, tokenizer: Any, max_length: int) ->
     raise SawyerError(f"{path} has only {len(rows)} dialogues of at most {max_length} tokens: ask for fewer.")
 
 
+def prompts(data: Path | None, count: int, tokenizer: Any, longest: int) -> list[Row]:
+    """`count` prompts as conversations: those of the verifiable task, or the first ones of the HH-RLHF file `data` that
+    have at most `longest` tokens. Raises SawyerError as `hh_pairs`."""
+    from sawyer.data.chat import ChatFormat
+    from sawyer.data.verifiable import make_prompts
+
+    asked = make_prompts(count, "train") if data is None else _hh(data, tokenizer)[1]
+    chat = ChatFormat(tokenizer, default="plain")
+    fitting = (record.prompt for record in asked if len(chat.prompt_ids(record.prompt)) <= longest)
+    rows = [{"prompt": list(prompt)} for prompt in itertools.islice(fitting, count)]
+    if len(rows) < count:
+        of = data or "the verifiable task"
+        raise SawyerError(f"{of} has only {len(rows)} prompts of at most {longest} tokens: ask for fewer.")
+    return rows
+
+
 def rankings(data: Path | None, count: int, size: int, tokenizer: Any, max_length: int, seed: int) -> list[Row]:
     """`count` prompts with `size` completions each: those of the HH-RLHF file `data`, or generated with their lengths.
 

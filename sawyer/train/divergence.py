@@ -31,7 +31,7 @@ KL = "kl"
 
 
 class Divergence:
-    """Measures the KL divergence of a policy in training from its reference (`loop.Companion`).
+    """Measures the KL divergence of a policy in training from its reference (`checkpoints.Companion`).
 
     Args:
         trees: what to measure on; see `sample`.

@@ -25,7 +25,7 @@ from sawyer.trees.tree import TreeBatch
 
 
 class MovingReference:
-    """The weights of a reference that follows the policy; goes along with a training (`loop.Companion`).
+    """The weights of a reference that follows the policy; goes along with a training (`checkpoints.Companion`).
 
     Args:
         every: updates of the policy between two of the reference (tau).

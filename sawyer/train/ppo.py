@@ -30,7 +30,8 @@ from sawyer.errors import SawyerError
 from sawyer.journal import Journal
 from sawyer.losses import kl, policy
 from sawyer.methods.advantages import advantages, returns, token_rewards, whiten
-from sawyer.train.loop import Checkpoints, Trained, update
+from sawyer.train.checkpoints import Checkpoints
+from sawyer.train.loop import Trained, update
 from sawyer.train.optim import MasterWeights, learning_rate
 from sawyer.train.ppo_batch import Batch, Rollout, carrying, clipped_objective, mini_batches, weighted
 from sawyer.train.ppo_settings import PPOSettings

@@ -13,7 +13,7 @@ from sawyer.trees.model import TreeModel
 
 
 class Snapshots:
-    """Writes what a model has learned after certain updates (`loop.Companion`).
+    """Writes what a model has learned after certain updates (`checkpoints.Companion`).
 
     A training that is continued from before such an update writes the file again, with the same bits.
 

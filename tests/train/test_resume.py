@@ -165,7 +165,7 @@ def test_killed_while_a_file_moves_into_place(call, session, tmp_path, monkeypat
 
 def test_several_processes_may_look_for_the_same_checkpoint(session, tmp_path, optimizer, policy, monkeypatch):
     """After a kill between two renames each process finds the older checkpoint, and none takes it from the others."""
-    from sawyer.train.loop import Checkpoints
+    from sawyer.train.checkpoints import Checkpoints
     from sawyer.train.optim import MasterWeights
 
     session(Mortal(), tmp_path)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from sawyer.feedback.protocol import Feedback
     from sawyer.models.adapters import Trainable
     from sawyer.rollout.protocol import Completion
-    from sawyer.train.loop import Companion, Objective, Source, Trained
+    from sawyer.train.checkpoints import Companion
+    from sawyer.train.loop import Objective, Source, Trained
     from sawyer.train.optim import MasterWeights
     from sawyer.trees.model import TreeModel
     from sawyer.trees.tree import TokenTree
@@ -206,21 +207,6 @@ def reward_model_of(context: Context, ref: str, token_budget: int = 4096) -> Fee
     from sawyer.feedback.multi_objective import open_reward_model
 
     return open_reward_model(
-        context.model(ref),
-        precision=context.precision,
-        token_budget=token_budget,
-        device=context.accelerator.device,
-    )
-
-
-def scorer_of(context: Context, ref: str, token_budget: int = 4096) -> Feedback:
-    """A reward model, or a pairwise model, whose scores are win rates against the prompt's other completions."""
-    artifact = context.artifacts.get(ref)
-    if artifact is None or artifact.manifest.get("makes") != "preference_model":
-        return reward_model_of(context, ref, token_budget)
-    from sawyer.feedback.pairwise import PairwiseModel
-
-    return PairwiseModel(
         context.model(ref),
         precision=context.precision,
         token_budget=token_budget,

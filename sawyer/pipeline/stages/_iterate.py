@@ -32,8 +32,8 @@ from sawyer.numerics import release
 from sawyer.pipeline.files import read_json, write_json
 from sawyer.pipeline.stage import Context
 from sawyer.pipeline.stages._common import mean, read_part
+from sawyer.pipeline.stages._feedback import feedback_of
 from sawyer.pipeline.stages._live import LivePolicy
-from sawyer.pipeline.stages._online import feedback_of
 from sawyer.rollout import kv_cache
 from sawyer.rollout.files import generate_resumably
 from sawyer.rollout.protocol import Completion

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from sawyer.data.chat import ChatFormat
     from sawyer.models.adapters import Trainable
+    from sawyer.train.checkpoints import Companion
     from sawyer.train.divergence import Divergence
-    from sawyer.train.loop import Companion, Objective, Source, Trained
+    from sawyer.train.loop import Objective, Source, Trained
     from sawyer.train.preference import Weighted
     from sawyer.trees.tree import TokenTree
 
