@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Terms = dict[str, torch.Tensor]
+COMPANION = "companion/"
+"""What the names of a companion's tensors begin with in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,15 @@ class Trained:
     figures: dict[str, float]
 
 
+class Companion(Protocol):
+    """What changes while a model is trained and is not that model: another one that the `Source` trains, for instance.
+    Its tensors are part of every checkpoint."""
+
+    def state(self) -> dict[str, torch.Tensor]: ...
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None: ...
+
+
 Source = Callable[[int], tuple[list[TokenTree], dict[str, float]]]
 """Where an update's trees come from: given its number (from 0), the trees and figures worth a curve. It must give the
 same for the same number and weights, or a continuation is another training."""
@@ -78,6 +89,7 @@ def train(
     scratch: Path | None = None,
     validation: Sequence[TokenTree] = (),
     accelerator: Accelerator | None = None,
+    companion: Companion | None = None,
 ) -> Trained:
     """Train `model` in place; afterwards it holds the result in compute precision.
 
@@ -87,6 +99,7 @@ def train(
         scratch: where checkpoints go; a checkpoint found there is continued, to the bit-same result. None for none.
         validation: held-out trees, measured every `validate_every` updates and at the end.
         accelerator: splits the rows of an update over its processes.
+        companion: goes into the checkpoints, and is set to where it was by a continuation.
 
     Returns:
         the float32 master weights (`install()` puts them into the model, to be saved) and the last figures.
@@ -109,9 +122,8 @@ def train(
     weights = MasterWeights(model, settings, precision)
     if settings.gradient_checkpointing:
         model.checkpoint_activations()
-    checkpoints = Checkpoints(
-        scratch, settings.checkpoint_every, writes=accelerator is None or accelerator.is_main_process
-    )
+    writes = accelerator is None or accelerator.is_main_process
+    checkpoints = Checkpoints(scratch, settings.checkpoint_every, writes, companion)
     first, recorded = checkpoints.resume(weights, journal)
     reduce = _reducer(accelerator)
     recent: deque[dict[str, float]] = deque(recorded, maxlen=max(1, total // 10))
@@ -150,7 +162,9 @@ def train(
                 checkpoints.after(step + 1, weights, journal, list(recent))
     weights.release()
     model.eval()
-    means = {name: sum(figures[name] for figures in recent) / len(recent) for name in (recent[-1] if recent else {})}
+    names = list(recent[-1]) if recent else []
+    seen = {name: [figures[name] for figures in recent if name in figures] for name in names}
+    means = {name: sum(values) / len(values) for name, values in seen.items()}
     return Trained(weights, {"updates": total, **means, **{f"validation_{k}": v for k, v in measured.items()}})
 
 
@@ -220,10 +234,13 @@ class Checkpoints:
 
     SECONDS = 120.0
 
-    def __init__(self, folder: Path | None, every: int | None, writes: bool) -> None:
+    def __init__(
+        self, folder: Path | None, every: int | None, writes: bool, companion: Companion | None = None
+    ) -> None:
         self.folder = folder and folder / "checkpoint"
         self.every = every
         self.writes = writes
+        self.companion = companion
         self.written = time.monotonic()
 
     def resume(self, weights: MasterWeights, journal: Journal) -> tuple[int, list[dict[str, float]]]:
@@ -240,6 +257,9 @@ class Checkpoints:
         tensors = load_file(found / "state.safetensors")
         torch.set_rng_state(tensors.pop("rng"))
         weights.load(tensors)
+        if self.companion is not None:
+            own = {name.removeprefix(COMPANION): t for name, t in tensors.items() if name.startswith(COMPANION)}
+            self.companion.load(own)
         journal.rewind(state["position"])
         return state["step"], state["recent"]
 
@@ -263,7 +283,9 @@ class Checkpoints:
         fresh, old = self.folder.with_suffix(".new"), self.folder.with_suffix(".old")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        save_file({**weights.state(), "rng": torch.get_rng_state()}, fresh / "state.safetensors")
+        beside = {} if self.companion is None else self.companion.state()
+        tensors = {**weights.state(), **{COMPANION + name: tensor.contiguous() for name, tensor in beside.items()}}
+        save_file({**tensors, "rng": torch.get_rng_state()}, fresh / "state.safetensors")
         state = {"step": step, "position": journal.position(), "recent": list(recent)}
         (fresh / "state.json").write_text(json.dumps(state))
         for file in fresh.iterdir():
