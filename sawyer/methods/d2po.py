@@ -265,13 +265,15 @@ class Schedule:
 
 
 def agreement(labels: Sequence[Label]) -> float | None:
-    """How often the discriminator had the better completion right before it learned it; equal scores count half, and
-    ties of the gold reward not at all. None where there is nothing to count."""
-    told = [
-        (label.gold[0] - label.gold[1], label.silver[0] - label.silver[1])
-        for label in labels
-        if label.silver is not None and not label.tie
-    ]
+    """How often the discriminator had the better completion right before it learned it: `share_right` of its scores."""
+    told = [(label.gold, label.silver) for label in labels if label.silver is not None]
+    return share_right([(gold[0] - gold[1], silver[0] - silver[1]) for gold, silver in told])
+
+
+def share_right(margins: Sequence[tuple[float, float]]) -> float | None:
+    """How often the margins of a pair, gold and silver, have the same sign. A silver 0 counts half, a gold 0 not at all;
+    None where there is nothing to count."""
+    told = [(gold, silver) for gold, silver in margins if gold != 0]
     if not told:
         return None
     return sum(0.5 if silver == 0 else float((gold > 0) == (silver > 0)) for gold, silver in told) / len(told)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
-from sawyer.methods.d2po import Candidate, Label, Ledger, Offer, Schedule, agreement, candidates, choose
+from sawyer.methods.d2po import Candidate, Label, Ledger, Offer, Schedule, agreement, candidates, choose, share_right
 
 
 def offer(i: int, silver=(0.0, 1.0)) -> Offer:
@@ -173,5 +173,6 @@ def test_agreement_counts_what_the_discriminator_had_right():
     told = [label((2, 1), (5, 0)), label((1, 2), (5, 0)), label((1, 2), (3, 3)), label((1, 1), (5, 0))]
     assert agreement(told) == pytest.approx(0.5)
     assert agreement([label((1, 1), (5, 0)), label((1, 0), None)]) is None
+    assert share_right([(1.0, 0.5), (-1.0, 0.5), (1.0, 0.0), (0.0, 3.0)]) == 0.5
     assert label((1, 1), None).tie
     assert label((1, 2), (0, 1)).comparison().chosen == "b"

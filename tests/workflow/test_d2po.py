@@ -154,6 +154,7 @@ def test_labels_are_bought_in_cycles_and_the_discriminator_learns_from_them(run,
     assert ["discriminator_loss" in row for row in rows] == [True, False, True, False]
     assert fits == [3 - first["ties"], 3 - rows[0]["ties"], 3 - rows[2]["ties"]]
     assert all(0 <= row["discriminator_accuracy"] <= 1 for row in rows if row["bought"] > row["ties"])
+    assert all(0 <= row["silver_accuracy"] <= 1 for row in rows)
     for name in ("proxy_reward", "gold_reward", "completion_tokens", "finished", "tokens"):
         assert all(name in row for row in rows), name
     assert [row["step"] for row in ledger(stage)] == [0] * 3 + [1] * 3 + [3] * 3
@@ -268,7 +269,7 @@ def test_oaif_may_spread_its_labels(run):
 def test_what_is_only_watched_is_not_paid_for(run, elsewhere, asked):
     stage, _, _ = run(watch_gold=False)
     assert [pair for _, pair in asked] == [tuple(row["completions"]) for row in ledger(stage)]
-    assert "gold_reward" not in logged(stage)[1]
+    assert not {"gold_reward", "silver_accuracy"} & logged(stage)[1].keys()
     watched, _, _ = run(elsewhere(stage))
     assert ledger(watched) == ledger(stage)
     assert len(asked) == 9 + 9 + 4 * 4  # and every answer of the updates, by prompt

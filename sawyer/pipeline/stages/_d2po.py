@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
-from sawyer.methods.d2po import Candidate, Label, Ledger, Offer, Schedule, agreement, candidates, choose
+from sawyer.methods.d2po import Candidate, Label, Ledger, Offer, Schedule, agreement, candidates, choose, share_right
 from sawyer.methods.iterative import prompts_of_iteration
 from sawyer.models.load import load_policy
 from sawyer.models.precision import cast
@@ -218,7 +218,9 @@ class Rounds(LivePolicy):
         pairs = candidates(texts, silver)
         bought = self.choose_and_buy(number, prompts, texts, pairs, silver)
         trees = self.trees(prompts, answers, pairs, silver)
-        told |= self.told(prompts, answers, silver, bought) | {"pairs": float(len(trees))}
+        told |= self.told(answers, silver, bought) | {"pairs": float(len(trees))}
+        if settings.watch_gold:
+            told |= self.watched(prompts, texts, pairs)
         if self.discriminator is not None and self.schedule.learns(number, len(bought), self.ledger):
             told |= self.learn(number)
         return self.with_reference(trees), told
@@ -304,11 +306,7 @@ class Rounds(LivePolicy):
         return trees
 
     def told(
-        self,
-        prompts: list[Prompt],
-        answers: list[list[Completion]],
-        silver: list[list[float]] | None,
-        bought: list[Label],
+        self, answers: list[list[Completion]], silver: list[list[float]] | None, bought: list[Label]
     ) -> dict[str, float]:
         """What is worth a curve."""
         right = agreement(bought)
@@ -323,9 +321,14 @@ class Rounds(LivePolicy):
             told["discriminator_accuracy"] = right
         if silver is not None:
             told["proxy_reward"] = mean([score for own in silver for score in own])
-        if self.settings.watch_gold:
-            told["gold_reward"] = self.mean_gold(prompts, texts_of(answers))
         return told
+
+    def watched(self, prompts: list[Prompt], texts: list[list[str]], pairs: list[Candidate]) -> dict[str, float]:
+        """What all answers are worth, and how often the discriminator is right about a pair, bought or not."""
+        gold = self.gold_scores(prompts, texts)
+        told = {"gold_reward": mean([score for own in gold for score in own])}
+        right = share_right([(gold[p.prompt][p.first] - gold[p.prompt][p.second], p.margin) for p in pairs])
+        return told if self.discriminator is None or right is None else told | {"silver_accuracy": right}
 
     def learn(self, number: int) -> dict[str, float]:
         """Fit the discriminator to the labels of the cycle, or to all; what came of it."""
@@ -360,16 +363,12 @@ class Rounds(LivePolicy):
         texts = texts_of(answers)
         silver = self.silver(self.held_out, texts)
         figures = {
-            "validation_gold_reward": self.mean_gold(self.held_out, texts),
+            "validation_gold_reward": mean([score for own in self.gold_scores(self.held_out, texts) for score in own]),
             "validation_tokens": mean([float(len(c.ids)) for own in answers for c in own]),
         }
         if silver is not None:
             figures["validation_proxy_reward"] = mean([score for own in silver for score in own])
         return figures
-
-    def mean_gold(self, prompts: list[Prompt], texts: list[list[str]]) -> float:
-        """The mean gold reward of the completions, to be looked at."""
-        return mean([score for own in self.gold_scores(prompts, texts) for score in own])
 
     def generate(self, prompts: list[Prompt], n: int, stream: int) -> list[list[Completion]]:
         """`n` completions of each prompt; with several processes the main one generates."""

@@ -77,7 +77,8 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings, GoldSettings):
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
     """The reward model that is trained beside the policy."""
     watch_gold: bool = True
-    """Log the gold reward of every answer. What is only watched is neither paid for nor learned from."""
+    """Log the gold reward of all answers, and how often the discriminator is right about them. What is only watched is
+    neither paid for nor learned from."""
     steps: int = Field(default=64, ge=1)
     """Updates, each on `batch_size` prompts: the next ones of the data."""
     n: int = Field(default=2, ge=2)
