@@ -18,6 +18,9 @@ from sawyer.journal import Journal
 from sawyer.train.optim import MasterWeights
 from sawyer.trees.model import TreeModel
 
+COMPANION = "companion-"
+"""What the names of its tensors begin with in a checkpoint."""
+
 
 class Companion(Protocol):
     """What goes along with a training, and outlives a kill with it: a reference that moves, a measurement, a source
@@ -26,19 +29,17 @@ class Companion(Protocol):
     def begin(self, model: TreeModel, weights: MasterWeights) -> None:
         """Before the first update, when the model holds what training starts from; also where a checkpoint will be
         loaded."""
-        ...
 
     def after(self, step: int, last: bool) -> dict[str, float]:
         """After update `step` (from 1): figures worth a curve."""
-        ...
+        return {}
 
     def state(self) -> Mapping[str, torch.Tensor]:
         """What a continuation needs, for a checkpoint."""
-        ...
+        return {}
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Go back to a `state()`."""
-        ...
 
 
 class Checkpoints:
@@ -72,7 +73,7 @@ class Checkpoints:
         torch.set_rng_state(tensors.pop("rng"))
         weights.load(tensors)
         for i, companion in enumerate(self.companions):
-            prefix = f"companion-{i}/"
+            prefix = f"{COMPANION}{i}/"
             companion.load({name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)})
         journal.rewind(state["position"])
         self.carried = state.get("carried", {})
@@ -108,7 +109,7 @@ class Checkpoints:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         beside = {
-            f"companion-{i}/{name}": tensor
+            f"{COMPANION}{i}/{name}": tensor.contiguous()
             for i, companion in enumerate(self.companions)
             for name, tensor in companion.state().items()
         }

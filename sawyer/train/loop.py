@@ -165,7 +165,9 @@ def train(
                 checkpoints.after(step + 1, weights, journal, list(recent))
     weights.release()
     model.eval()
-    means = {name: sum(figures[name] for figures in recent) / len(recent) for name in (recent[-1] if recent else {})}
+    names = list(recent[-1]) if recent else []
+    seen = {name: [figures[name] for figures in recent if name in figures] for name in names}
+    means = {name: sum(values) / len(values) for name, values in seen.items()}
     return Trained(
         weights, {"updates": total, **means, **beside, **{f"validation_{k}": v for k, v in measured.items()}}
     )

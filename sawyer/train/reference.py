@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,18 +103,29 @@ def key(
 def _read(
     reference: TreeModel, trees: Sequence[TokenTree], token_budget: int, also_shared: bool, journal: Journal
 ) -> dict[str, list[list[float]]]:
-    """Log-probs by name, one a completion of each tree."""
-    readings = {REFERENCE: trees}
-    if also_shared:
-        readings[SHARED_REFERENCE] = [shared(tree) for tree in trees]
-    with journal.progress(len(trees) * len(readings), "reference log-probs", unit="tree") as bar:
-        return {
-            name: score_trees(reference, read, token_budget=token_budget, progress=bar.advance)
-            for name, read in readings.items()
-        }
+    """`read_reference`, with progress."""
+    readings = 2 if also_shared else 1
+    with journal.progress(len(trees) * readings, "reference log-probs", unit="tree") as bar:
+        return read_reference(reference, trees, token_budget, also_shared, bar.advance)
 
 
-def carrying(trees: Sequence[TokenTree], logps: dict[str, list[list[float]]]) -> list[TokenTree]:
-    """The trees with what a file keeps of them."""
+def read_reference(
+    reference: TreeModel,
+    trees: Sequence[TokenTree],
+    token_budget: int,
+    also_shared: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, list[list[float]]]:
+    """The log-probs of each tree's completions under a model that is in memory, by the names that trees carry them
+    under."""
+    readings = {REFERENCE: trees, **({SHARED_REFERENCE: [shared(tree) for tree in trees]} if also_shared else {})}
+    return {
+        name: score_trees(reference, read, token_budget=token_budget, progress=progress)
+        for name, read in readings.items()
+    }
+
+
+def carrying(trees: Sequence[TokenTree], logps: Mapping[str, Sequence[Sequence[float]]]) -> list[TokenTree]:
+    """The trees with what `read_reference` gave, or a file keeps of it."""
     carried = [dict(zip(logps, own, strict=True)) for own in zip(*logps.values(), strict=True)]
     return [replace(tree, values={**tree.values, **own}) for tree, own in zip(trees, carried, strict=True)]

@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from sawyer.train.optim import MasterWeights
-from sawyer.trees.model import TreeModel
+from sawyer.train.checkpoints import Companion
 
 
-class Snapshots:
+class Snapshots(Companion):
     """Writes what a model has learned after certain updates (`checkpoints.Companion`).
 
     A training that is continued from before such an update writes the file again, with the same bits.
@@ -28,9 +27,6 @@ class Snapshots:
     ) -> None:
         self.files, self.learned, self.writes = files, learned, writes
 
-    def begin(self, model: TreeModel, weights: MasterWeights) -> None:
-        """Nothing yet."""
-
     def after(self, step: int, last: bool) -> dict[str, float]:
         """Write the files that are due."""
         for file in [file for file, due in self.files.items() if due == step and self.writes]:
@@ -38,10 +34,3 @@ class Snapshots:
             save_file({name: tensor.contiguous() for name, tensor in self.learned().items()}, partial)
             partial.rename(file)
         return {}
-
-    def state(self) -> Mapping[str, torch.Tensor]:
-        """Nothing: the files are there."""
-        return {}
-
-    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Nothing to go back to."""

@@ -150,6 +150,8 @@ class TreeReward(TreeDecoder):
         """`[C, O]` float32: all outputs of the head. The first is the score."""
         hidden = self.hidden(batch)[batch.last_index]
         head = cast(nn.Module, self.core.score)
+        if hasattr(head, "modules_to_save"):  # beside adapters: peft's copy of the head, which learns
+            head = cast(nn.Module, cast(Any, head).modules_to_save["default"])
         if type(head) is nn.Linear:  # in float32 whatever the body computes in: two rewards may differ by little
             bias = None if head.bias is None else head.bias.float()
             return nn.functional.linear(hidden.float(), head.weight.float(), bias)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from sawyer.journal import Silent
 from sawyer.train import objectives
+from sawyer.train.checkpoints import Companion
 from sawyer.train.loop import train
 from sawyer.trees.model import TreePolicy
 from tests.train import resumable
@@ -140,6 +141,60 @@ def test_random_draws_go_on_where_they_stopped(session, tiny_policy, tmp_path):
     journal.dies_at = None
     torch.rand(7)
     same(session(journal, tmp_path, model=adapted).weights.state(), expected.weights.state())
+
+
+class Beside(Companion):
+    """A companion that changes with every update that the source makes."""
+
+    def __init__(self) -> None:
+        self.sum = torch.zeros(2)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"sum": self.sum}
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.sum = tensors["sum"].clone()
+
+
+def test_a_companion_is_where_it_was(policy, toy, optimizer, tmp_path):
+    """What the source trains beside the model is part of the checkpoints."""
+    trees = toy(values=(objectives.REFERENCE,))
+
+    def run(journal, scratch):
+        beside = Beside()
+
+        def source(step):
+            beside.sum = beside.sum * 0.5 + step
+            return trees[step : step + 2], {"beside": float(beside.sum[0]), **({"late": 1.0} if step == 5 else {})}
+
+        trained = train(
+            policy(), source, objectives.dpo(), optimizer(steps=6, checkpoint_every=2), precision="fp32", seed=5,
+            journal=journal, title="dpo", scratch=scratch, companions=[beside],
+        )  # fmt: skip
+        return trained, beside
+
+    whole = Mortal()
+    expected, theirs = run(whole, tmp_path / "whole")
+    assert expected.figures["late"] == 1.0  # a figure that only one of the last updates has
+    for step in (3, 5):
+        journal = Mortal(step)
+        with pytest.raises(Killed):
+            run(journal, tmp_path / str(step))
+        journal.dies_at = None
+        found, ours = run(journal, tmp_path / str(step))
+        assert torch.equal(ours.sum, theirs.sum)
+        same(found.weights.state(), expected.weights.state())
+        assert without_speed(journal.lines) == without_speed(whole.lines)
+
+
+def test_figures_that_some_updates_lack_are_means_of_the_others(policy, toy, optimizer):
+    trees = toy(values=(objectives.REFERENCE,))
+    source = lambda step: (trees[:2], {"now_and_then": float(step)} if step % 2 else {})
+    settings = optimizer(steps=40)
+    trained = train(
+        policy(), source, objectives.dpo(), settings, precision="fp32", seed=5, journal=Mortal(), title="dpo"
+    )
+    assert trained.figures["now_and_then"] == (37 + 39) / 2
 
 
 @pytest.mark.parametrize("call", range(1, 7))

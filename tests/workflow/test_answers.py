@@ -212,5 +212,5 @@ def test_answers_that_the_gold_reward_has_seen_are_counted(context, monkeypatch)
 
 @pytest.mark.parametrize("given", [{}, {"reward": "reward", "gold": "verifiable"}])
 def test_iterate_learns_from_one_reward(given):
-    with pytest.raises(ValidationError, match="give `reward`, a model, or `gold: verifiable`, and not both"):
+    with pytest.raises(ValidationError, match="give `reward`, a model, or a gold reward"):
         iterate.Settings(model="base", data="prompts", **given)

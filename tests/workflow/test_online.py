@@ -366,7 +366,7 @@ def test_the_reference_stays_the_first_policy(run, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reward": None}, "give `reward`, a model, or `gold: verifiable`"),
+        ({"reward": None}, "give `reward`, a model, or a gold reward"),
         ({"gold": "verifiable"}, "one of them"),
         ({"judge": {"model": "base"}}, "one of them"),
         ({"reward": None, "judge": {}}, "a `model` of the recipe or a `remote` one"),

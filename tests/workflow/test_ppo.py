@@ -269,7 +269,7 @@ def test_a_value_model_starts_from_the_reward_model(context, reward):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reward": None}, "give `reward`, a model, or `rewards`, several, or `gold: verifiable`"),
+        ({"reward": None}, "give `reward`, a model, or `rewards`, several, or a gold reward"),
         ({"rewards": [{"model": "reward"}]}, "and not both"),
         ({"reward": None, "rewards": [{"model": "reward", "below": 0.1}]}, "need one without `below`"),
         ({"reward": None, "rewards": [{"weight": 2}]}, "has a `model` or `gold: verifiable`"),

@@ -17,14 +17,13 @@ import torch
 from sawyer.atomic import write_atomically
 from sawyer.pipeline.processes import Processes
 from sawyer.rollout.protocol import Completion
-from sawyer.train.optim import MasterWeights
-from sawyer.trees.model import TreeModel
+from sawyer.train.checkpoints import Companion
 
 Drawn = list[list[list[Completion]]]
 """By who answered, prompt and sample."""
 
 
-class Ahead:
+class Ahead(Companion):
     """One batch of answers at a time, drawn in a thread of its own; with several processes, in the main one. It goes
     along with the training (`checkpoints.Companion`).
 
@@ -66,16 +65,6 @@ class Ahead:
                 file.unlink()
         self._kept = [self._step]
         return {}
-
-    def begin(self, model: TreeModel, weights: MasterWeights) -> None:
-        """Nothing: the first answers are drawn when they are taken."""
-
-    def after(self, step: int, last: bool) -> dict[str, float]:
-        """Nothing."""
-        return {}
-
-    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Nothing: what was drawn is taken from its file."""
 
     def close(self) -> None:
         """Wait for what is being drawn, and begin no more."""

@@ -12,7 +12,6 @@ from sawyer.data.records import Prompt
 from sawyer.evals import best_of_n, stats
 from sawyer.evals import policies as arithmetic
 from sawyer.feedback.protocol import Feedback
-from sawyer.feedback.rules import VerifiableReward
 from sawyer.models.load import load_policy
 from sawyer.models.precision import DTYPES
 from sawyer.numerics import release
@@ -20,6 +19,7 @@ from sawyer.pipeline.files import write_json
 from sawyer.pipeline.stage import Context
 from sawyer.pipeline.stages._common import chat_of, prompts_of, reward_model_of
 from sawyer.pipeline.stages._engines import Engines
+from sawyer.pipeline.stages._gold import gold_of
 from sawyer.rollout.files import generate_resumably
 from sawyer.rollout.protocol import Completion
 from sawyer.rollout.sampling import is_own_distribution
@@ -34,7 +34,7 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
     prompts = prompts_of(context, settings.data, settings.part, settings.limit)
     what = f"prompts of {settings.data}/{settings.part}"
     places = {name: place for ref in settings.policies for name, place in _expanded(context, ref, settings).items()}
-    gold, proxy = _gold(settings, context), _reward_model(settings.proxy, settings, context)
+    gold, proxy = gold_of(context, settings, settings.token_budget), _reward_model(settings.proxy, settings, context)
     kl, engines = _Divergence(settings, context), Engines(context, settings)
 
     rows: dict[str, list[dict[str, Any]]] = {}
@@ -146,12 +146,6 @@ def _best_of(
         for k, n in enumerate(sizes)
     ]
     return by_prompt, points
-
-
-def _gold(settings: Any, context: Context) -> Feedback | None:
-    if settings.gold == "verifiable":
-        return VerifiableReward()
-    return _reward_model(settings.gold_model, settings, context)
 
 
 def _reward_model(ref: str | None, settings: Any, context: Context) -> Feedback | None:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from sawyer.pipeline.stage import Context, Ref
 from sawyer.pipeline.stages._common import chat_of, reward_model_of
+from sawyer.pipeline.stages._gold import gold_of
 from sawyer.rollout.api_settings import ApiSettings
 from sawyer.settings import Settings
 
@@ -40,10 +41,8 @@ class JudgeSettings(Settings):
 
 def feedback_of(settings: Any, context: Context) -> Feedback:
     """What the settings name as `gold`, `judge` or `reward`."""
-    if settings.gold == "verifiable":
-        from sawyer.feedback.rules import VerifiableReward
-
-        return VerifiableReward()
+    if (gold := gold_of(context, settings, settings.token_budget)) is not None:
+        return gold
     judge = getattr(settings, "judge", None)
     if judge is not None:
         return _judge(judge, context)

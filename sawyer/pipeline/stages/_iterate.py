@@ -123,7 +123,7 @@ class Iterations(LivePolicy):
         self.context.say(f"iterate {best + 1} is the best on validation")
         if self.context.is_main:
             self.write(best)
-        labels = {"gold_labels": sum(own["gold_labels"] for own in figures)} if self.settings.gold else {}
+        labels = {"gold_labels": sum(own["gold_labels"] for own in figures)} if self.settings.has_gold else {}
         return {"iterations": figures, "best": best + 1, **labels}
 
     def iteration(self, t: int) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class Iterations(LivePolicy):
             **last,
             **self.validate(folder, t),
         }
-        if self.settings.gold:  # every answer that the gold reward has seen
+        if self.settings.has_gold:  # every answer that the gold reward has seen
             figures["gold_labels"] = sum(map(len, completions)) + len(self.held_out)
         self.context.log(iteration=t + 1, **{k: v for k, v in figures.items() if k != "loss"})
         if self.context.is_main:

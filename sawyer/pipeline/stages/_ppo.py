@@ -22,6 +22,7 @@ from sawyer.models.precision import cast
 from sawyer.pipeline.files import read_json, write_json
 from sawyer.pipeline.stage import Context
 from sawyer.pipeline.stages._common import chat_of, mean, reward_model_of, save_trained
+from sawyer.pipeline.stages._gold import gold_of
 from sawyer.pipeline.stages._live import LivePolicy
 from sawyer.pipeline.stages.ppo import Settings, needs
 from sawyer.rollout.protocol import Completion
@@ -44,8 +45,8 @@ class Reinforcement(LivePolicy):
         context.say(f"memory: about {needs(settings, weights)['memory_gb']:.1f} GB, activations not counted")
         self.prompts = self.answerable(settings.part)
         self.held_out = self.answerable(settings.validation, settings.validation_prompts)
+        self.gold = gold_of(context, settings, settings.token_budget)
         self.feedback, parts = self.rewards()
-        self.gold = VerifiableReward() if settings.gold else None
         self.shaper = Shaper(settings.shaping, parts)
         self.actor = ActorCritic(self.trainable.model, self.critic()).to(self.device)
         self.frozen = self.frozen_reference()
@@ -71,6 +72,9 @@ class Reinforcement(LivePolicy):
         def opened(model: str | None) -> Feedback:
             return VerifiableReward() if model is None else reward_model_of(self.context, model, settings.token_budget)
 
+        if not settings.rewards and settings.reward is None:
+            assert self.gold is not None, "the settings name a reward"
+            return [self.gold], [Part()]
         if not settings.rewards:
             return [opened(settings.reward)], [Part()]
         once = {part.model: opened(part.model) for part in settings.rewards}

@@ -12,6 +12,7 @@ from sawyer.methods.iterative import PairSettings
 from sawyer.pipeline.stage import Context, Ref, Stage
 from sawyer.pipeline.stages._common import training_needs
 from sawyer.pipeline.stages._engines import EngineSettings
+from sawyer.pipeline.stages._gold import GoldSettings
 from sawyer.pipeline.stages._losses import LossSettings
 from sawyer.rollout.sampling import Sampling, contradiction
 from sawyer.settings import Settings as Settings_
@@ -40,15 +41,13 @@ class TeacherSettings(Settings_):
     """The best completion of each comparison, or all of them."""
 
 
-class Settings(OptimizerSettings, EngineSettings, LossSettings):
+class Settings(OptimizerSettings, EngineSettings, LossSettings, GoldSettings):
     model: Annotated[str, Ref("policy")]
     """The policy to start from (pi_0)."""
     data: Annotated[str, Ref("data")]
     """Where the prompts come from."""
     reward: Annotated[str, Ref("reward_model", "preference_model")] | None = None
-    """The model that scores the answers, or compares them."""
-    gold: Literal["verifiable"] | None = None
-    """In place of `reward`: computed from the prompts' constraints. How many answers it scored is counted."""
+    """The model that scores the answers, or compares them. In its place a gold reward, whose answers are counted."""
     part: str = "train"
     """Which part of the data to train on."""
     validation: str = "validation"
@@ -99,8 +98,8 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings):
 
     @model_validator(mode="after")
     def _one_that_scores(self) -> Settings:
-        if (self.reward is None) == (self.gold is None):
-            raise ValueError("give `reward`, a model, or `gold: verifiable`, and not both")
+        if (self.reward is None) != self.has_gold:
+            raise ValueError("give `reward`, a model, or a gold reward (`gold: verifiable`), and not both")
         return self
 
     @model_validator(mode="after")

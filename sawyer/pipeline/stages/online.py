@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -12,20 +12,19 @@ from sawyer.pipeline.stage import Context, Ref, Stage
 from sawyer.pipeline.stages._common import training_needs
 from sawyer.pipeline.stages._engines import EngineSettings
 from sawyer.pipeline.stages._feedback import JudgeSettings
+from sawyer.pipeline.stages._gold import GoldSettings
 from sawyer.pipeline.stages._losses import LossSettings
 from sawyer.rollout.sampling import Sampling, contradiction
 from sawyer.train.settings import OptimizerSettings
 
 
-class Settings(OptimizerSettings, EngineSettings, LossSettings):
+class Settings(OptimizerSettings, EngineSettings, LossSettings, GoldSettings):
     model: Annotated[str, Ref("policy")]
     """The policy to start from, and the reference (pi_0)."""
     data: Annotated[str, Ref("data")]
     """Where the prompts come from."""
     reward: Annotated[str, Ref("reward_model", "preference_model")] | None = None
     """The model that scores the answers, or compares them."""
-    gold: Literal["verifiable"] | None = None
-    """In place of `reward`: computed from the prompts' constraints."""
     judge: JudgeSettings | None = None
     """In place of `reward`: a language model that is asked which of two answers is better."""
     part: str = "train"
@@ -55,8 +54,8 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings):
 
     @model_validator(mode="after")
     def _fitting(self) -> Settings:
-        if [self.reward, self.gold, self.judge].count(None) != 2:
-            raise ValueError("give `reward`, a model, or `gold: verifiable`, or a `judge`: one of them")
+        if [self.reward is not None, self.judge is not None, self.has_gold].count(True) != 1:
+            raise ValueError("give `reward`, a model, or a gold reward (`gold: verifiable`), or a `judge`: one of them")
         if "epochs" in self.model_fields_set:
             raise ValueError("`epochs` has no place here: `steps` says how many updates there are")
         if self.validate_every is not None and self.validation is None:

@@ -10,6 +10,7 @@ from sawyer.methods.rewards import Normalise, ShapingSettings
 from sawyer.pipeline.stage import Context, Ref, Stage
 from sawyer.pipeline.stages._common import training_needs
 from sawyer.pipeline.stages._engines import EngineSettings
+from sawyer.pipeline.stages._gold import GoldSettings
 from sawyer.rollout.sampling import Sampling
 from sawyer.settings import Settings as Settings_
 from sawyer.train.ppo_settings import PPOSettings
@@ -37,7 +38,7 @@ class RewardPart(Settings_):
         return self
 
 
-class Settings(PPOSettings, EngineSettings):
+class Settings(PPOSettings, EngineSettings, GoldSettings):
     model: Annotated[str, Ref("policy")]
     """The policy to start from."""
     data: Annotated[str, Ref("data")]
@@ -45,11 +46,10 @@ class Settings(PPOSettings, EngineSettings):
     reference: Annotated[str, Ref("policy")] | None = None
     """What the KL is measured to; the policy that training starts from by default."""
     reward: Annotated[str, Ref("reward_model")] | None = None
-    """The reward model that scores the answers."""
+    """The reward model that scores the answers. Without it, and `rewards`, the gold reward does; with them that is
+    watched on held-out prompts."""
     rewards: list[RewardPart] = Field(default_factory=list)
     """In place of `reward`: several, summed, or one in place of the others."""
-    gold: Literal["verifiable"] | None = None
-    """Computed from the prompts' constraints: the reward, where no other is named; else watched on held-out prompts."""
     shaping: ShapingSettings = ShapingSettings()
     """What happens to scores before they are rewards."""
     value_from: Annotated[str, Ref("reward_model")] | None = None
@@ -71,8 +71,8 @@ class Settings(PPOSettings, EngineSettings):
     def _a_reward(self) -> Settings:
         if self.reward is not None and self.rewards:
             raise ValueError("give `reward`, one model, or `rewards`, several, and not both")
-        if self.reward is None and not self.rewards and self.gold is None:
-            raise ValueError("give `reward`, a model, or `rewards`, several, or `gold: verifiable`")
+        if self.reward is None and not self.rewards and not self.has_gold:
+            raise ValueError("give `reward`, a model, or `rewards`, several, or a gold reward (`gold: verifiable`)")
         if self.rewards and all(part.below is not None for part in self.rewards):
             raise ValueError("`rewards` need one without `below`, whose place the others take")
         return self
