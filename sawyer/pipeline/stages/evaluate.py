@@ -15,7 +15,7 @@ from sawyer.rollout.sampling import Sampling
 class Settings(EngineSettings, GoldSettings):
     policies: list[Annotated[str, Ref("policy")]] = Field(min_length=1)
     """The policies in the order of the workflow; the first is what the others are compared with."""
-    iterates: Literal[all, best] = "all"
+    iterates: Literal["all", "best"] = "all"
     """Of an `iterate` stage: every iterate, or the one alone that was the best on validation."""
     previous: bool = True
     """Compare each policy with the one before it too; off where their order means nothing, so that p values are not
