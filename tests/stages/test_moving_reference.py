@@ -334,6 +334,12 @@ def test_more_parts_than_pairs(life, saved_policy):
         life("p", STAGE, saved_policy(), chunks=13)
 
 
+def test_a_reference_that_would_never_move(life, saved_policy):
+    message = "there are 3 updates, so that a reference which moves every 512 of them would never be used"
+    with pytest.raises(SawyerError, match=message):
+        life("p", STAGE, saved_policy(), reference_sync={})
+
+
 LABELLED = [Labelled((user(f"{i}?"),), "+++" if i % 2 else "---", bool(i % 2)) for i in range(12)]
 
 
