@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
@@ -64,9 +63,8 @@ def in_order(trees: Sequence[TokenTree], settings: OptimizerSettings) -> tuple[S
     """The trees as a source of updates that keeps their order, pass after pass, and the settings with the number of
     updates that `epochs` means."""
     size = settings.batch_size
-    total = settings.steps or math.ceil(settings.epochs * len(trees) / size)
 
     def source(step: int) -> tuple[list[TokenTree], dict[str, float]]:
         return [trees[(step * size + k) % len(trees)] for k in range(size)], {}
 
-    return source, settings.model_copy(update={"steps": total})
+    return source, settings.model_copy(update={"steps": settings.updates(len(trees))})

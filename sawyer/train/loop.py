@@ -106,7 +106,7 @@ def train(
         if not trees:
             raise SawyerError(f"{title}: there is nothing to train on, the data is empty")
         model.check_context([*trees, *validation])
-        total = settings.steps or math.ceil(settings.epochs * len(trees) / settings.batch_size)
+        total = settings.updates(len(trees))
         source = _shuffled(trees, settings.batch_size, total, seed)
     torch.manual_seed(seed)
     weights = MasterWeights(model, settings, precision)

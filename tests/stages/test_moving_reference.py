@@ -204,7 +204,7 @@ def test_kl_and_entropy_are_in_the_metrics(life, saved_policy):
     here, figures = life("p", DPO, saved_policy(), learning_rate=1e-2)
     lines = metrics(here)
     assert ["kl" in line for line in lines] == [False, True, True]  # every second update, and the last
-    assert 0 < lines[1]["kl"] < lines[2]["kl"] == figures["kl"]
+    assert lines[1]["kl"] > 0 < lines[2]["kl"] == figures["kl"]
     assert all(line["entropy"] > 0 for line in lines)
     assert {"reward_chosen", "reward_rejected", "margin", "accuracy", "grad_norm", "displacement"} <= set(lines[0])
     without, figures = life("q", DPO, saved_policy(), kl_every=0)
@@ -332,6 +332,12 @@ def test_a_reference_with_another_tokenizer_is_refused(life, saved_policy, saved
 def test_more_parts_than_pairs(life, saved_policy):
     with pytest.raises(SawyerError, match="12 trees cannot be cut into 13 `chunks`"):
         life("p", STAGE, saved_policy(), chunks=13)
+
+
+def test_a_reference_that_would_never_move(life, saved_policy):
+    message = "there are 3 updates, so that a reference which moves every 512 of them would never be used"
+    with pytest.raises(SawyerError, match=message):
+        life("p", STAGE, saved_policy(), reference_sync={})
 
 
 LABELLED = [Labelled((user(f"{i}?"),), "+++" if i % 2 else "---", bool(i % 2)) for i in range(12)]

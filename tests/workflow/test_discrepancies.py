@@ -198,6 +198,6 @@ def test_earlier_pairs_can_be_trained_on_again(run):
     assert iterate.Settings(model="base", data="prompts", reward="reward").replay == 0
     _, (first, second), figures = run(replay=1.0)
     new = figures["iterations"][1]["pairs"]
-    again = [tree.completions for tree in second[new:]]
-    assert again == [tree.completions for tree in first[: len(again)]]
+    again, before = ([[list(ids) for ids in tree.completions] for tree in trees] for trees in (second[new:], first))
     assert again
+    assert again == before[: len(again)]

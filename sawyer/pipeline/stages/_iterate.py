@@ -12,7 +12,6 @@ done again:
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -247,8 +246,7 @@ class Iterations(LivePolicy):
         settings = self.settings
         if settings.explore is None or not settings.explore.snapshots:
             return []
-        total = settings.steps or math.ceil(settings.epochs * trees / settings.batch_size)
-        steps = exploration.snapshot_steps(total, settings.explore.snapshots)
+        steps = exploration.snapshot_steps(settings.updates(trees), settings.explore.snapshots)
         files = {folder / f"snapshot-{k}.safetensors": step for k, step in enumerate(steps, 1)}
         return [Snapshots(files, self.trainable.learned, writes=self.context.is_main)]
 

@@ -46,12 +46,17 @@ def train(settings: Any, context: Context, mix: Sequence[Weighted]) -> dict[str,
     held_out, _ = _trees(context, settings, chat, mix, settings.validation) if settings.validation else ([], [])
     if settings.chunks > len(trees):
         raise SawyerError(f"stage {context.name}: {len(trees)} trees cannot be cut into {settings.chunks} `chunks`")
+    if (sync := settings.reference_sync) is not None and sync.every >= settings.updates(len(trees)):
+        raise SawyerError(
+            f"stage {context.name}: there are {settings.updates(len(trees))} updates, so that a reference which moves "
+            f"every {sync.every} of them would never be used: lower `reference_sync.every`"
+        )
     divergence = _divergence(context, settings, trees)
     trees, held_out = _prepared(context, settings, mix, trees, margins, held_out)
 
     objective = kto(mix[0].options) if mix[0].loss.data == "labelled" else preference(mix)
     companions: list[Companion] = [] if divergence is None else [divergence]
-    if (sync := settings.reference_sync) is not None:
+    if sync is not None:
         moving = MovingReference(sync.every, sync.alpha, _weights_of(context, settings))
         objective, companions = moving.against(objective), [moving, *companions]
         trees = [_without_reference(tree) for tree in trees]
