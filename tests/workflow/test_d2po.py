@@ -444,7 +444,8 @@ def test_kill_9_at_random_moments(saved_policy, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_end_where_one_does(saved_policy, tmp_path):
-    file = recipe(tmp_path / "tiny.yaml", saved_policy("llama"), token_budget=256, learning_rate=1e-3)
+    slowly = {"learning_rate": 1e-3, "discriminator": {**DISCRIMINATOR, "learning_rate": 1e-3}}
+    file = recipe(tmp_path / "tiny.yaml", saved_policy("llama"), token_budget=256, **slowly)
     command = ["-m", "sawyer", "run", str(file), "--out"]
     one = [sys.executable, *command, "one"]
     subprocess.run(one, cwd=tmp_path, env=ENVIRONMENT, check=True, capture_output=True, timeout=200)
