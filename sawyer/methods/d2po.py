@@ -271,8 +271,8 @@ def agreement(labels: Sequence[Label]) -> float | None:
 
 
 def share_right(margins: Sequence[tuple[float, float]]) -> float | None:
-    """How often the margins of a pair, gold and silver, have the same sign. A silver 0 counts half, a gold 0 nothing;
-    None where there is nothing to count."""
+    """How often the margins of a pair, gold and silver, have the same sign; a silver 0 counts half, and pairs whose
+    gold is 0 are left out. None where there is nothing to count."""
     told = [(gold, silver) for gold, silver in margins if gold != 0]
     if not told:
         return None

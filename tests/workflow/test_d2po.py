@@ -408,10 +408,9 @@ def test_killed_before_the_first_update(method, moment, run, elsewhere, asked, m
 
 
 def recipe(file: Path, model: str, **changes) -> Path:
-    source = {"source": "verifiable", "seed": 3, "n": 8}
+    source = {"source": "verifiable", "seed": 3, "n": 24}
     parts = {part: {**source, "split": part} for part in ("train", "test")}
-    settings = {k: v for k, v in SMALL.items() if k not in ("data", "part", "gold")}
-    settings |= {"data": "prompts", "gold": "verifiable", "sampling": {"max_tokens": 12}, **changes}
+    settings = {**{name: value for name, value in SMALL.items() if name != "part"}, **changes}
     stages = {"prompts": {"stage": "data", "parts": parts}, "d2po": settings}
     file.write_text(yaml.safe_dump({"name": "tiny", "model": model, "stages": stages}, sort_keys=False))
     return file
@@ -445,7 +444,8 @@ def test_kill_9_at_random_moments(saved_policy, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_end_where_one_does(saved_policy, tmp_path):
-    file = recipe(tmp_path / "tiny.yaml", saved_policy("llama"), token_budget=256, learning_rate=1e-3)
+    slowly = {"learning_rate": 1e-3, "discriminator": {**DISCRIMINATOR, "learning_rate": 1e-3}}
+    file = recipe(tmp_path / "tiny.yaml", saved_policy("llama"), token_budget=256, **slowly)
     command = ["-m", "sawyer", "run", str(file), "--out"]
     one = [sys.executable, *command, "one"]
     subprocess.run(one, cwd=tmp_path, env=ENVIRONMENT, check=True, capture_output=True, timeout=200)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import typing
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -349,7 +348,8 @@ class Rounds(LivePolicy):
         budget = self.settings.token_budget
         if self.reference is not None:
             return carrying(trees, read_reference(self.reference, trees, budget, also_shared))
-        training, adapted = self.policy.training, typing.cast(Any, self.trainable.model)
+        training = self.policy.training
+        adapted: Any = self.trainable.model
         with adapted.disable_adapter():
             logps = read_reference(self.policy, trees, budget, also_shared)
         self.policy.train(training)
