@@ -44,7 +44,7 @@ def options() -> argparse.ArgumentParser:
     add("--batch", type=int, default=16, help="prompts in an update, each answered twice")
     add("--tokens", type=int, default=48, help="tokens of an answer")
     add("--updates", type=int, default=2, help="timed updates in a turn")
-    add("--warm-up", type=int, default=1, help="updates before those that are timed")
+    add("--warm-up", type=int, default=work.WARM_UP, help="updates before those that are timed")
     add("--rounds", type=int, default=2, help="turns of each contender")
     add("--micro-batches", default="2,4,8,16", help="TRL's micro-batches to try")
     add("--caches", default="dynamic", help=f"TRL's caches to try: {' or '.join(CACHES)}, or both with a comma")

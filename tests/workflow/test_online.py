@@ -347,6 +347,19 @@ def test_a_kill_between_answers_and_checkpoint_loses_neither(tmp_path):
     assert late.take(2) == drawn(2)
 
 
+def test_only_the_main_process_draws(tmp_path):
+    class Other:
+        is_main = False
+
+        def on_main(self, function):
+            return "what the main process sends"
+
+    ahead = Ahead(lambda step: pytest.fail("another process draws nothing"), tmp_path, Other())
+    ahead.start(1)
+    assert ahead.take(1) == "what the main process sends"
+    ahead.close()
+
+
 def test_the_reference_stays_the_first_policy(run, monkeypatch):
     held = []
 
