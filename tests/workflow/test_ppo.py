@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, get_peft_model
 from pydantic import ValidationError
 from safetensors.torch import load_file
@@ -264,6 +265,37 @@ def test_a_value_model_starts_from_the_reward_model(context, reward):
     assert torch.equal(own.actor.critic.core.score.weight, kept.score.weight)
     fresh = trial(own.context, value={"model": "own"})
     assert not bool(fresh.actor.critic.core.score.weight.any())
+
+
+def test_a_recipe_with_ppo_runs_to_its_report(command, saved_policy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = {"source": "verifiable", "seed": 3}
+    stages = {
+        "prompts": {
+            "stage": "data",
+            "parts": {name: {**source, "split": name, "n": 4} for name in ("train", "validation", "test")},
+        },
+        "ppo": {
+            "model": "base", "data": "prompts", "gold": "verifiable", "steps": 2, "batch_size": 2, "n": 2,
+            "sampling": {"max_tokens": 8}, "learning_rate": 1e-3, "kl": {"as": "loss", "estimator": "k2"},
+        },
+        "evaluate": {
+            "policies": ["base", "ppo"], "data": "prompts", "n": 1, "sampling": {"max_tokens": 8},
+            "gold": "verifiable", "reference": "base",
+        },
+    }  # fmt: skip
+    Path("tiny.yaml").write_text(yaml.safe_dump({"name": "tiny", "model": saved_policy("llama"), "stages": stages}))
+    code, _, err = command("run", "tiny.yaml", "--out", "out")
+    assert code == 0, err
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert summary["stages"]["ppo"]["figures"]["steps"] == 2
+    assert set(json.loads(Path("out/evaluate/evaluation.json").read_text())["policies"]) == {"base", "ppo"}
+    page = Path("out/report.html").read_text()
+    assert "Answers along the training" in page
+    assert "Reward of stage ppo" in page
+    code, _, err = command("run", "tiny.yaml", "--out", "out")
+    assert code == 0, err
+    assert json.loads(Path("out/summary.json").read_text())["stages"]["ppo"]["state"] == "finished"
 
 
 @pytest.mark.parametrize(
