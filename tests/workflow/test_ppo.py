@@ -97,7 +97,8 @@ CONTINUED = {
     "gae": {"estimator": "gae", "epochs": 2, "mini_batches": 2, "shaping": {"normalise": "running", "clip": 1.0}},
     "lora": {"estimator": "rloo", "lora": {"r": 4}, "kl": {"schedule": "adaptive", "target": 0.5}},
     "own": {"estimator": "gae", "value": {"model": "own"}, "value_from": "reward"},
-    "vanilla": {"estimator": "grpo", "rewards": [{"model": "reward", "normalise": "running"}], "reward": None},
+    "adapters": {"estimator": "gae", "lora": {"r": 2}, "value": {"model": "own"}},
+    "group": {"estimator": "grpo", "rewards": [{"model": "reward", "normalise": "running"}], "reward": None},
 }
 
 
@@ -133,6 +134,17 @@ def test_a_killed_training_goes_on_to_the_same_weights(kind, run, tmp_path, monk
         ]
         assert lines[0] == lines[1]
     assert (stage.folder / "samples.jsonl").read_text() == (second.folder / "samples.jsonl").read_text()
+
+
+@pytest.mark.parametrize("more", [{}, {"lora": {"r": 2}}, {"value": {"model": "own"}, "lora": {"r": 2}}], ids=str)
+def test_in_bfloat16(more, run, context, reward):
+    stage, figures = run(replace(context(ASKED, reward=reward), precision="bf16"), **more)
+    rows = logged(stage)
+    assert abs(rows[0]["kl"]) < 0.1  # rounding
+    assert rows[0]["engine_gap"] < 0.1
+    assert "another model" not in said(stage)
+    assert figures["steps"] == 3
+    assert load_policy(str(stage.folder)).dtype == torch.float32
 
 
 def trial(stage, **settings):
