@@ -266,7 +266,7 @@ def experiment(options: argparse.Namespace) -> dict:
             runs = []
             for seed in range(options.seeds):
                 problem = make_problem(
-                    np.random.default_rng([seed, d]), d, prompts=options.prompts, alike=options.alike,
+                    np.random.default_rng([seed, d]), d, prompts=options.prompts, alike=options.alike * (d - 2),
                     eta=options.eta, bound=options.bound,
                 )  # fmt: skip
                 runs.append(
@@ -372,12 +372,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--dimensions", type=int, nargs="+", default=[4, 8, 16], help="features d, ascending; curves are of the last")
+    add("--dimensions", type=int, nargs="+", default=[4, 8, 12], help="features d, ascending; curves are of the last")
     add("--seeds", type=int, default=20, help="problems and draws; default 20")
-    add("--rounds", type=int, default=32, help="T; default 32")
+    add("--rounds", type=int, default=24, help="T; default 24")
     add("--labels-per-d", type=int, default=4, help="labels of a round, m, over d; default 4")
     add("--prompts", type=int, default=4, help="default 4")
-    add("--alike", type=int, default=60, help="answers to each prompt that differ in a plane only; default 60")
+    add("--alike", type=int, default=10, help="answers that differ in a plane only, to each other one; default 10")
     add("--eta", type=float, default=0.5, help="price of the KL; default 0.5")
     add("--bound", type=float, default=3.0, help="standard deviation of the other answers' rewards; default 3")
     add("--width", type=float, default=1.0, help="beta over sqrt(d / m); default 1")
@@ -391,7 +391,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}")
     if min(options.dimensions) < 3 or sorted(set(options.dimensions)) != options.dimensions:
         parser.error("--dimensions must be ascending, and at least 3")
-    if options.alike + min(options.dimensions) - 2 < 2:
+    if (options.alike + 1) * (min(options.dimensions) - 2) < 2:
         parser.error("--alike and --dimensions leave less than two answers to a prompt")
     for name in ("eta", "bound", "width", "ridge", "target"):
         if not getattr(options, name) > 0:
