@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,9 +22,9 @@ COMPANION = "companion-"
 """What the names of its tensors begin with in a checkpoint."""
 
 
-class Companion(Protocol):
+class Companion:
     """What goes along with a training, and outlives a kill with it: a reference that moves, a measurement, a source
-    that works ahead."""
+    that works ahead. Each overrides what it needs."""
 
     def begin(self, model: TreeModel, weights: MasterWeights) -> None:
         """Before the first update, when the model holds what training starts from; also where a checkpoint will be

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sawyer.errors import SawyerError
+from sawyer.train.checkpoints import Companion
 from sawyer.train.optim import MasterWeights
 from sawyer.trees.model import TreeModel, TreePolicy
 from sawyer.trees.tree import TokenTree, TreeBatch, pack
@@ -30,7 +31,7 @@ KL = "kl"
 """The name of the figure."""
 
 
-class Divergence:
+class Divergence(Companion):
     """Measures the KL divergence of a policy in training from its reference (`checkpoints.Companion`).
 
     Args:

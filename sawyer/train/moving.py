@@ -17,6 +17,7 @@ from dataclasses import replace
 import torch
 
 from sawyer.errors import SawyerError
+from sawyer.train.checkpoints import Companion
 from sawyer.train.loop import Objective, Terms
 from sawyer.train.optim import MasterWeights
 from sawyer.train.preference import REFERENCE, SHARED_REFERENCE, shared_sums
@@ -24,7 +25,7 @@ from sawyer.trees.model import TreeModel
 from sawyer.trees.tree import TreeBatch
 
 
-class MovingReference:
+class MovingReference(Companion):
     """The weights of a reference that follows the policy; goes along with a training (`checkpoints.Companion`).
 
     Args:
