@@ -161,7 +161,7 @@ def test_mistakes_are_one_sentence(wrong, message, capsys):
 @pytest.mark.slow
 def test_the_command_writes_its_figures(saved_policy, tmp_path):
     file = tmp_path / "figures.json"
-    sizes = ["--batch", "2", "--tokens", "4", "--micro-batches", "1,2", "--updates", "1", "--rounds", "1",
+    sizes = ["--batch", "2", "--tokens", "4", "--micro-batches", "2", "--updates", "1", "--rounds", "1",
              "--max-length", "220", "--threads", "1"]  # fmt: skip
     assert online.main(["--model", saved_policy("llama"), *sizes, "--profile", "--json", str(file)]) == 0
     written = json.loads(file.read_text())

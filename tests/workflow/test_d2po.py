@@ -337,8 +337,11 @@ def test_a_reward_model_is_a_discriminator_that_needs_no_first_labels(run, conte
 # --- nothing is lost to a kill ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [SMALL, ADAPTED, FROZEN, OAIF], ids=["all", "lora", "frozen", "oaif"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("settings", "precision"),
+    [(SMALL, "fp32"), (SMALL, "bf16"), (ADAPTED, "bf16"), (FROZEN, "fp32"), (OAIF, "fp32")],
+    ids=["all", "all-bf16", "lora-bf16", "frozen", "oaif"],
+)
 def test_killed_in_any_update_it_goes_on_to_the_same_bits(
     settings, precision, run, context, elsewhere, asked, monkeypatch
 ):
@@ -347,7 +350,7 @@ def test_killed_in_any_update_it_goes_on_to_the_same_bits(
     run(whole, settings)
     paid = len(asked)
     step = _d2po.Rounds.step
-    for every, dies in ((1, 1), (2, 3), (3, 2)):
+    for every, dies in ((1, 1), (2, 3)):
         asked.clear()
 
         def dying(self, index, dies=dies):
