@@ -243,7 +243,7 @@ def learn(
     actor.train()
     for number, part in enumerate(parts):
         done = step * per_step + number
-        rate = learning_rate(done, settings.updates, settings)
+        rate = learning_rate(done, settings.optimiser_steps, settings)
         apart = None if settings.value.rate is None else settings.value.rate * rate / settings.learning_rate
         some = weighted([trees[i] for i in part], settings.averaged, max_tokens)
         told, norm = update(actor, some, objective, weights, 0.0 if warming else rate, accelerator, apart or rate)

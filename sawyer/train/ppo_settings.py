@@ -129,8 +129,8 @@ class PPOSettings(OptimizerSettings):
         return self._or_default(self.whiten, "whiten")
 
     @property
-    def updates(self) -> int:
-        """Optimiser steps in all."""
+    def optimiser_steps(self) -> int:
+        """Updates in all: of each rollout, epochs x mini-batches."""
         return self.steps * self.epochs * self.mini_batches
 
     def _or_default(self, given: Any, name: str) -> Any:
