@@ -185,7 +185,7 @@ def test_with_chunks_the_easiest_part_comes_first(life, saved_policy, monkeypatc
     records = [Comparison((user(f"{i}?"),), (f"yes {i}", "no"), ((7 * i) % 12 + 1.0, 0.0)) for i in range(12)]
     life("p", STAGE, saved_policy(), records=records, curriculum="score_margin", chunks=3)
     easiest = sorted(range(12), key=lambda i: -((7 * i) % 12))
-    found = [{len(tree.prompt) and tuple(tree.completions[0]) for tree in batch} for batch in seen]
+    found = [{tuple(tree.completions[0]) for tree in batch} for batch in seen]
     assert len(found) == 3
     assert not found[0] & found[1]
     from sawyer.pipeline.stages._common import chat_of
