@@ -66,9 +66,10 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings):
         if self.optimism is not None and self.optimism.kind == "xpo" and self.n != 2:
             raise ValueError("xpo pairs one answer of the policy with one of the reference: leave `n` at 2")
         if self.nash is not None:
-            idle = {"loss", "options", "pairs", "n", "optimism"} & self.model_fields_set
-            if idle:
-                raise ValueError(f"`nash` sets one answer against another, and has no use for {sorted(idle)[0]!r}")
+            fields = type(self).model_fields
+            for name in ("loss", "options", "pairs", "n", "optimism"):
+                if getattr(self, name) != fields[name].get_default(call_default_factory=True):
+                    raise ValueError(f"`nash` sets one answer against another, and has no use for `{name}`")
             if self.engine != "torch":
                 raise ValueError("`nash` mixes two models token by token, which `engine: torch` alone can")
         if (reason := contradiction(self.sampling)) is not None:
