@@ -57,7 +57,7 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings):
     def _fitting(self) -> Settings:
         if [self.reward, self.gold, self.judge].count(None) != 2:
             raise ValueError("give `reward`, a model, or `gold: verifiable`, or a `judge`: one of them")
-        if "epochs" in self.model_fields_set:
+        if self.epochs != 1:
             raise ValueError("`epochs` has no place here: `steps` says how many updates there are")
         if self.validate_every is not None and self.validation is None:
             raise ValueError("`validate_every` needs prompts to measure on: name a part with `validation`")
