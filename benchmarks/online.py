@@ -86,13 +86,14 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     Raises:
         SawyerError: TRL is not installed, a size does not fit, or model or data cannot be had.
     """
+    peers.require(chosen.peer)
+    names = _checked(chosen)
+
     from importlib.metadata import version
 
     from sawyer.models.load import load_tokenizer
     from sawyer.pipeline.provenance import hardware, versions
 
-    peers.require(chosen.peer)
-    names = _checked(chosen)
     updates = chosen.warm_up + chosen.updates
     longest = chosen.max_length - chosen.tokens
     rows = work.prompts(chosen.data, updates * chosen.batch, load_tokenizer(chosen.model), longest)

@@ -383,10 +383,11 @@ def test_the_reference_stays_the_first_policy(run, monkeypatch):
         ({"gold": "verifiable"}, "one of them"),
         ({"judge": {"model": "base"}}, "one of them"),
         ({"reward": None, "judge": {}}, "a `model` of the recipe or a `remote` one"),
-        ({"reward": None, "judge": {"model": "base", "api": {}}}, "`api` is for a `remote` judge"),
-        ({"nash": {}, "loss": "ipo"}, "has no use for 'loss'"),
-        ({"nash": {}, "n": 2}, "has no use for 'n'"),
-        ({"nash": {}, "optimism": {"kind": "selm"}}, "has no use for 'optimism'"),
+        ({"reward": None, "judge": {"model": "base", "api": {"timeout": 1}}}, "`api` is for a `remote` judge"),
+        ({"nash": {}, "loss": "ipo"}, "has no use for `loss`"),
+        ({"nash": {}, "options": {"beta": 0.2}}, "has no use for `options`"),
+        ({"nash": {}, "n": 4}, "has no use for `n`"),
+        ({"nash": {}, "optimism": {"kind": "selm"}}, "has no use for `optimism`"),
         ({"nash": {}, "engine": "vllm"}, "`engine: torch` alone can"),
         ({"nash": {"mixture": 1.5}}, "less than or equal to 1"),
         ({"n": 1}, "greater than or equal to 2"),
@@ -399,3 +400,8 @@ def test_the_reference_stays_the_first_policy(run, monkeypatch):
 def test_settings_that_do_not_fit(settings, message):
     with pytest.raises(ValidationError, match=message):
         online.Settings(**{**SMALL, **settings})
+
+
+def test_settings_written_out_with_their_defaults_are_accepted():
+    settings = online.Settings(**{**SMALL, "nash": {}})
+    assert online.Settings(**settings.model_dump()) == settings

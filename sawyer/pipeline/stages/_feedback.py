@@ -34,7 +34,7 @@ class JudgeSettings(Settings):
     def _one_model(self) -> JudgeSettings:
         if (self.model is None) == (self.remote is None):
             raise ValueError("a judge is a `model` of the recipe or a `remote` one: give one of the two")
-        if self.remote is None and "api" in self.model_fields_set:
+        if self.remote is None and self.api != ApiSettings():
             raise ValueError("`api` is for a `remote` judge")
         return self
 

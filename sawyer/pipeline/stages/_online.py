@@ -8,7 +8,7 @@ from typing import Any
 
 from sawyer.data.records import Prompt
 from sawyer.feedback.protocol import prefer, win_rates
-from sawyer.methods import iterative
+from sawyer.methods import games, iterative
 from sawyer.models.load import load_policy
 from sawyer.models.precision import cast
 from sawyer.pipeline.stage import Context
@@ -150,8 +150,7 @@ class Steps(LivePolicy):
         """What the feedback says of each answer: its score, or, where it compares answers, the share of games that one
         wins against the prompt's others; for SPPO that share in any case, with a draw against itself (algorithm 1)."""
         if any(loss.name == "sppo" for loss in self.settings.losses):
-            rates = win_rates(self.feedback, prompts, texts)
-            return [[(rate * (len(own) - 1) + 0.5) / len(own) for rate in own] for own in rates]
+            return [games.with_itself(own) for own in win_rates(self.feedback, prompts, texts)]
         if hasattr(self.feedback, "prefer"):
             return win_rates(self.feedback, prompts, texts)
         return self.feedback.score(prompts, texts)

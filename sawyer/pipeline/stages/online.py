@@ -56,7 +56,7 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings, GoldSettings):
     def _fitting(self) -> Settings:
         if [self.reward is not None, self.judge is not None, self.has_gold].count(True) != 1:
             raise ValueError("give `reward`, a model, or a gold reward (`gold: verifiable`), or a `judge`: one of them")
-        if "epochs" in self.model_fields_set:
+        if self.epochs != 1:
             raise ValueError("`epochs` has no place here: `steps` says how many updates there are")
         if self.validate_every is not None and self.validation is None:
             raise ValueError("`validate_every` needs prompts to measure on: name a part with `validation`")
@@ -65,9 +65,10 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings, GoldSettings):
         if self.optimism is not None and self.optimism.kind == "xpo" and self.n != 2:
             raise ValueError("xpo pairs one answer of the policy with one of the reference: leave `n` at 2")
         if self.nash is not None:
-            idle = {"loss", "options", "pairs", "n", "optimism"} & self.model_fields_set
-            if idle:
-                raise ValueError(f"`nash` sets one answer against another, and has no use for {sorted(idle)[0]!r}")
+            fields = type(self).model_fields
+            for name in ("loss", "options", "pairs", "n", "optimism"):
+                if getattr(self, name) != fields[name].get_default(call_default_factory=True):
+                    raise ValueError(f"`nash` sets one answer against another, and has no use for `{name}`")
             if self.engine != "torch":
                 raise ValueError("`nash` mixes two models token by token, which `engine: torch` alone can")
         if (reason := contradiction(self.sampling)) is not None:
