@@ -223,8 +223,8 @@ class Steps(LivePolicy):
             scores = on_main(lambda: self.feedback.score(self.held_out, texts))
             return {"validation_reward": mean([score for own in scores for score in own])}
         prompts = [prompt for prompt in self.held_out for _ in range(2)]
-        games = [(text, first.text) for own, (first,) in zip(texts, self.baseline, strict=True) for text in own]
-        return {"validation_win_rate": mean(on_main(lambda: prefer(self.feedback, prompts, games)))}
+        against = [(text, first.text) for own, (first,) in zip(texts, self.baseline, strict=True) for text in own]
+        return {"validation_win_rate": mean(on_main(lambda: prefer(self.feedback, prompts, against)))}
 
     def on_held_out(self, n: int, stream: int) -> list[list[Completion]]:
         """Answers of the engine, with the weights that it has, to the held-out prompts."""
