@@ -1,4 +1,4 @@
-"""Each published set, in the layout its card gives, becomes comparisons; its cleaning drops what it says it drops.
+"""Each published set, in the layout its card gives, becomes records; its cleaning drops what it says it drops.
 
 All rows are invented.
 """
@@ -13,12 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from sawyer.data.files import RawRow
 from sawyer.data.public.catalog import PUBLIC_SETS, read_public
 from sawyer.data.records import Comparison, assistant, user
-from sawyer.data.sources import SourceSettings, load_source
+from sawyer.data.sources import SourceSettings, as_prompts, load_source
 from sawyer.errors import SawyerError
 from tests.data.layouts import (
     RATED,
     capybara,
     code,
+    dolly,
     farm,
     four_and_two,
     gpt4_llm,
@@ -423,6 +424,32 @@ def test_gpt4_llm_needs_its_file():
 # --- bad rows and where rows come from --------------------------------------------------------------------------------
 
 
+# --- Dolly ------------------------------------------------------------------------------------------------------------
+
+
+def test_dolly_is_conversations_whose_question_has_the_context_after_a_blank_line(load):
+    rows = [dolly(), dolly("Who crossed it? ", "Two rowers crossed the lake.\n", " Two rowers.", "closed_qa")]
+    records, report = load("dolly", rows)
+    assert records[0].messages == (user("Name a river."), assistant("The Rhine."))
+    assert records[0].info == {"source": "dolly", "models": ["a person"], "category": "open_qa"}
+    assert records[1].prompt == (user("Who crossed it?\n\nTwo rowers crossed the lake."),)
+    assert records[1].messages[-1] == assistant("Two rowers.")
+    assert report.kept == 2
+    assert [prompt.prompt for prompt in as_prompts(records)] == [record.prompt for record in records]
+
+
+def test_dolly_leaves_out_categories_and_contexts(load):
+    rows = [dolly(), dolly("Sum it up.", "A long text.", "Short.", "summarization"), dolly("Name a sea.")]
+    records, report = load("dolly", rows, drop_context=True)
+    assert [record.prompt[0]["content"] for record in records] == ["Name a river.", "Name a sea."]
+    assert report.dropped == {"the instruction has a context": 1}
+    records, report = load("dolly", rows, categories=["summarization"])
+    assert [record.info["category"] for record in records] == ["summarization"]
+    assert report.dropped == {"the row is of another category": 2}
+    with pytest.raises(ValidationError, match="categories"):
+        load("dolly", rows, categories=["poetry"])
+
+
 def good_orca():
     return orca([9.0, 7.0])
 
@@ -474,6 +501,8 @@ def good_orca():
         ("alpaca-farm", lambda: farm(1), {"preference": 7}, "`preference` is not between 0 and 2"),
         ("ultrafeedback", four_and_two, {"completions": "none"}, "`completions` is missing or not a list"),
         ("ultrafeedback", four_and_two, ultrafeedback((1,) * 4), "there are fewer than two completions to compare"),
+        ("dolly", dolly, {"context": 7}, "`context` is not text"),
+        ("dolly", dolly, {"response": " "}, "`response` is empty"),
         ("gpt4-llm", lambda: gpt4_llm(1, 2, 3), {"user_input": "### Input:\n"}, "`user_input` has no instruction"),
     ],
 )
