@@ -184,9 +184,11 @@ def _models(chosen: argparse.Namespace, folder: Path) -> Job:
     }
     for name, make in makers.items():
         save_model(make().to(torch.bfloat16), tokenizer, folder / name)
+    chat = ChatFormat(tokenizer, default="plain")
     return {
         **{name: str(folder / name) for name in makers},
-        "pad_id": ChatFormat(tokenizer, default="plain").pad_id,
+        "pad_id": chat.pad_id,
+        "never": sorted({chat.pad_id, *chat.stop_ids}),
     }
 
 

@@ -45,7 +45,7 @@ def run(job: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     reward = AutoModelForSequenceClassification.from_pretrained(job["reward"], dtype=frozen)
     for model in (policy, reference, value, reward):
         model.config.use_cache = False  # generation has a configuration of its own
-    policy.generation_config.suppress_tokens = [job["pad_id"]]
+    policy.generation_config.suppress_tokens = job["never"]
     tokenizer = AutoTokenizer.from_pretrained(job["policy"], padding_side="left")
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(job["pad_id"])
     prompts = [row["prompt"] for row in rows for _ in range(job["n"])]

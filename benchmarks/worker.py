@@ -15,9 +15,10 @@ without a peer. The result has `seconds` and `tokens` of each repeat and the `co
 
 PPO, whose rows are prompts with completions, which take the place of rollouts where `given` is set: `policy`,
 `reference` and `reward` (folders; the value model begins as the reward model), `n`, `tokens`, `epochs`, `updates`,
-`kl`, `learning_rate`, `pad_id`, `token_budget` of ours, `micro_batch` of the peer, `pure` (all weights of TRL in bf16).
-The result has `update_seconds`, `rollout_seconds` and `response_tokens` of every update, and, where rollouts are given,
-the advantages of each completion's tokens as `values`, and `losses` and `grad_norms` of every step.
+`kl`, `learning_rate`; `token_budget` of ours; of the peer `micro_batch`, `pad_id`, `never` (tokens that it does not
+draw), and `pure` (all weights of TRL in bf16). The result has `update_seconds`, `rollout_seconds` and `response_tokens`
+of every update, and, where rollouts are given, the advantages of each completion's tokens as `values`, and `losses` and
+`grad_norms` of every step.
 
 Scoring, whose rows are prompts with completions: `token_budget` of ours, `micro_batch` of transformers. The result has
 `seconds` and, as `values`, the rewards of each prompt's completions.
