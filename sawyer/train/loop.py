@@ -13,10 +13,10 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -113,7 +113,6 @@ def train(
         scratch, settings.checkpoint_every, writes=accelerator is None or accelerator.is_main_process
     )
     first, recorded = checkpoints.resume(weights, journal)
-    reduce = _reducer(accelerator)
     recent: deque[dict[str, float]] = deque(recorded, maxlen=max(1, total // 10))
     measured: dict[str, float] = {}
     model.train()
@@ -127,9 +126,8 @@ def train(
                 continue
             began = time.perf_counter()
             rate = learning_rate(step, total, settings)
-            sums = forward_backward(model, batch, objective, settings.token_budget, accelerator)
-            norm = weights.update(rate, reduce)
-            figures = {**told, **{name: float(value) for name, value in _shared(sums, reduce).items()}}
+            learned, norm = update(model, batch, objective, weights, rate, accelerator)
+            figures = {**told, **learned}
             if not math.isfinite(figures["loss"]) or not math.isfinite(norm):
                 raise SawyerError(
                     f"{title}: the loss is not a number at update {step + 1} of {total}; lower `learning_rate` "
@@ -152,6 +150,25 @@ def train(
     model.eval()
     means = {name: sum(figures[name] for figures in recent) / len(recent) for name in (recent[-1] if recent else {})}
     return Trained(weights, {"updates": total, **means, **{f"validation_{k}": v for k, v in measured.items()}})
+
+
+def update(
+    model: TreeModel,
+    batch: Sequence[TokenTree],
+    objective: Objective,
+    weights: MasterWeights,
+    rate: float,
+    accelerator: Accelerator | None = None,
+    apart_rate: float | None = None,
+) -> tuple[dict[str, float], float]:
+    """One step on the mean loss over `batch`: the mean of each term, and the norm of the gradient before clipping.
+
+    Where either is no number, the weights stay as they were.
+    """
+    reduce = _reducer(accelerator)
+    sums = forward_backward(model, batch, objective, weights.settings.token_budget, accelerator)
+    norm = weights.update(rate, reduce, apart_rate)
+    return {name: float(value) for name, value in _shared(sums, reduce).items()}, norm
 
 
 def forward_backward(
@@ -225,6 +242,8 @@ class Checkpoints:
         self.every = every
         self.writes = writes
         self.written = time.monotonic()
+        self.carried: Mapping[str, Any] = {}
+        """What else the state held that `resume` found."""
 
     def resume(self, weights: MasterWeights, journal: Journal) -> tuple[int, list[dict[str, float]]]:
         """Load what is there into `weights`, rewind the journal to it, and return the next update's number and the
@@ -241,6 +260,7 @@ class Checkpoints:
         torch.set_rng_state(tensors.pop("rng"))
         weights.load(tensors)
         journal.rewind(state["position"])
+        self.carried = state.get("carried", {})
         return state["step"], state["recent"]
 
     def _begin(self, journal: Journal) -> None:
@@ -254,17 +274,26 @@ class Checkpoints:
             write_atomically(began, json.dumps(journal.position()))
 
     def after(
-        self, step: int, weights: MasterWeights, journal: Journal, recent: Sequence[dict[str, float]] = ()
-    ) -> None:
-        """Write a checkpoint when one is due."""
+        self,
+        step: int,
+        weights: MasterWeights,
+        journal: Journal,
+        recent: Sequence[dict[str, float]] = (),
+        carried: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Write a checkpoint when one is due, and say whether one was.
+
+        Args:
+            carried: whatever else a continuation needs, as JSON.
+        """
         due = step % self.every == 0 if self.every else time.monotonic() - self.written > self.SECONDS
         if self.folder is None or not due or not self.writes:
-            return
+            return False
         fresh, old = self.folder.with_suffix(".new"), self.folder.with_suffix(".old")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         save_file({**weights.state(), "rng": torch.get_rng_state()}, fresh / "state.safetensors")
-        state = {"step": step, "position": journal.position(), "recent": list(recent)}
+        state = {"step": step, "position": journal.position(), "recent": list(recent), "carried": carried or {}}
         (fresh / "state.json").write_text(json.dumps(state))
         for file in fresh.iterdir():
             with file.open("rb") as handle:
@@ -275,6 +304,7 @@ class Checkpoints:
         fresh.rename(self.folder)
         shutil.rmtree(old, ignore_errors=True)
         self.written = time.monotonic()
+        return True
 
     def kept(self) -> str:
         """What a stopped training can say of its last checkpoint."""

@@ -51,6 +51,23 @@ def token_logprobs(
     return torch.cat([checkpoint(plain, hidden, target, use_reentrant=False) for hidden, target in parts])
 
 
+def token_entropy(
+    hidden_N_D: torch.Tensor, head: nn.Module, *, softcap: float | None = None, scale: float = 1.0
+) -> torch.Tensor:
+    """`[N]` float32: the entropy of softmax(logits) in nats, logits as in `token_logprobs`; in checkpointed chunks of
+    tokens, so that no `[N, vocab]` tensor is held."""
+
+    def of(hidden: torch.Tensor) -> torch.Tensor:
+        logits = head(hidden.to(dtype)).float() * scale
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        logp = logits.log_softmax(-1)
+        return -(logp.exp() * logp).sum(-1)
+
+    dtype = next(head.parameters()).dtype
+    return torch.cat([checkpoint(of, hidden, use_reentrant=False) for hidden in hidden_N_D.split(256)])
+
+
 def _tiles(weight_V_D: torch.Tensor, bias_V: torch.Tensor | None):
     for start in range(0, weight_V_D.shape[0], TILE):
         rows = slice(start, start + TILE)

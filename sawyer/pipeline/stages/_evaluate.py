@@ -21,13 +21,11 @@ from sawyer.pipeline.stages._common import chat_of, prompts_of, reward_model_of
 from sawyer.pipeline.stages._engines import Engines
 from sawyer.rollout.files import generate_resumably
 from sawyer.rollout.protocol import Completion
+from sawyer.rollout.sampling import is_own_distribution
 from sawyer.rollout.unanswered import left_out, unanswered
 from sawyer.trees.model import TreePolicy
 from sawyer.trees.score import score_trees
 from sawyer.trees.tree import TokenTree
-
-OWN_DISTRIBUTION = {"max_tokens", "stop", "stop_token_ids", "full_logps"}
-"""Settings of `Sampling` that may be set and still let every token be drawn from the model's own distribution."""
 
 
 def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
@@ -109,7 +107,7 @@ def _how_drawn(settings: Any, context: Context) -> dict[str, Any]:
     return {
         "generation_seed": context.seed,
         "sampling": {"temperature": settings.sampling.temperature, **changed},
-        "kl_unbiased": changed.keys() <= OWN_DISTRIBUTION,
+        "kl_unbiased": is_own_distribution(settings.sampling),
     }
 
 
