@@ -89,7 +89,8 @@ class _Loop:
         tokens, pad_id = self.job["tokens"], self.job["pad_id"]
         out = self.policy.generate(
             self.query_B_Q, attention_mask=(self.query_B_Q != pad_id).long(), do_sample=True, temperature=1.0, top_k=0,
-            top_p=1.0, min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=pad_id, suppress_tokens=self.job["never"],
+            top_p=1.0, min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=pad_id,
+            suppress_tokens=self.job["never"],
         )  # fmt: skip
         return out[:, self.query_B_Q.shape[1] :]
 
