@@ -2,7 +2,7 @@
 
 Advantages and whitening are what `trl.experimental.ppo.PPOTrainer` of TRL 1.12.0, the newest with a PPO trainer,
 computed in one update whose log-probs, values and scores were prescribed: the arguments and results of its
-`masked_whiten`. Its KL coefficient is fixed; the adaptive one is `trl.trainer.utils.AdaptiveKLController` of TRL 0.11.4.
+`masked_whiten`. Its KL coefficient is fixed; the adaptive one is `trl.trainer.utils.AdaptiveKLController` of 0.11.4.
 
 The two mean the same where all answers have the most tokens allowed. Of an answer that ends earlier TRL puts the score
 on the position after its end token and reads one more value there, from a padding token; Sawyer puts it on the end
