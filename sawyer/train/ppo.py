@@ -20,10 +20,9 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -31,50 +30,25 @@ from sawyer.errors import SawyerError
 from sawyer.journal import Journal
 from sawyer.losses import kl, policy
 from sawyer.methods.advantages import advantages, returns, token_rewards, whiten
-from sawyer.train.loop import Checkpoints, Objective, Terms, Trained, update
+from sawyer.train.loop import Checkpoints, Trained, update
 from sawyer.train.optim import MasterWeights, learning_rate
+from sawyer.train.ppo_batch import Batch, Rollout, carrying, clipped_objective, mini_batches, weighted
 from sawyer.train.ppo_settings import PPOSettings
 from sawyer.train.ppo_state import Memory, Snapshots
 from sawyer.trees.actor import ActorCritic, read_tokens
-from sawyer.trees.model import TreeModel
 from sawyer.trees.tree import TokenTree, TreeBatch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-OLD, ADVANTAGE, WEIGHT, REFERENCE, VALUE, RETURN = (
-    "old_logp",
-    "advantage",
-    "weight",
-    "reference_logp",
-    "value",
-    "return",
-)
-"""The names under which trees carry what an update needs of their tokens."""
+FAR = {"fp32": 1e-3, "bf16": 0.05}
+"""Nats a token: a mean log-ratio to the reference of more than this, before the first update, says that the policy does
+not start from it."""
 MOST_CONSTANT = 3
 """After so many steps in a row in which all completions earned the same, training stops."""
 
 Reference = Callable[[Sequence[TokenTree]], torch.Tensor]
 """Log-probs `[N]` of trees' tokens under the frozen reference."""
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Answers of the policy, and what they earned.
-
-    Attributes:
-        trees: each prompt with its completions.
-        reward_C: of each completion.
-        drawn_logp_N: log-probs under the distribution that the tokens were drawn from.
-        own: whether that is the policy's own distribution.
-        figures: what is worth a curve, at least `completion_tokens`, `finished` and `distinct_2`.
-    """
-
-    trees: list[TokenTree]
-    reward_C: torch.Tensor
-    drawn_logp_N: torch.Tensor
-    own: bool
-    figures: dict[str, float]
 
 
 class Environment(Protocol):
@@ -94,30 +68,6 @@ class Environment(Protocol):
         ...
 
     def load(self, state: Mapping[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A rollout with what policy, reference and critic say of its tokens before the first update."""
-
-    rollout: Rollout
-    completion_index_N: torch.Tensor
-    tree_index_C: torch.Tensor
-    logp_N: torch.Tensor
-    reference_logp_N: torch.Tensor
-    value_N: torch.Tensor | None
-    weight_N: torch.Tensor
-
-    @property
-    def kl(self) -> float:
-        """Mean KL of a completion to the reference, in nats: the sum of k1 over its tokens."""
-        k1_N = self.weight_N * kl.k1(self.logp_N, self.reference_logp_N)
-        return float(k1_N.sum()) / len(self.tree_index_C)
-
-    @property
-    def entropy(self) -> float:
-        """Mean entropy of a token, in nats: the mean of -log pi of what was drawn."""
-        return -float((self.weight_N * self.logp_N).mean())
 
 
 def train(
@@ -166,6 +116,11 @@ def train(
     def validate(step: int) -> None:
         seen = read(actor, reference, environment.validate(step), settings)
         _refuse_nan(seen.rollout, step, title, checkpoints)
+        if step == 0 and abs(seen.log_ratio) > FAR[precision]:
+            journal.say(
+                f"{title}: before the first update the policy's log-probs are {seen.log_ratio:+.3f} nats a token from "
+                "those of its reference, which is another model: the KL is measured to that one"
+            )
         figures = {"reward": float(seen.rollout.reward_C.mean()), "kl": seen.kl, **seen.rollout.figures}
         journal.log(step=step, **{f"validation_{name}": value for name, value in figures.items()})
         if memory.is_best(step, figures):
@@ -284,7 +239,7 @@ def learn(
     sums: dict[str, float] = {}
     began = time.perf_counter()
     actor.train()
-    for number, part in enumerate(_mini_batches(len(trees), settings, seed, step)):
+    for number, part in enumerate(mini_batches(len(trees), settings, seed, step)):
         done = step * per_step + number
         rate = learning_rate(done, settings.updates, settings)
         apart = None if settings.value.rate is None else settings.value.rate * rate / settings.learning_rate
@@ -309,83 +264,6 @@ def learn(
         **sums, "learning_rate": 0.0 if warming else rate, "tokens": tokens,
         "tokens_per_second": tokens / (time.perf_counter() - began),
     }  # fmt: skip
-
-
-def clipped_objective(settings: PPOSettings, beta: float, *, warming: bool = False) -> Objective:
-    """The loss of an update, on trees made by `carrying` and `weighted`: a mean over tokens of
-
-        w max(-rho A, -clip(rho) A) + c_V value loss + beta KL - c_H entropy
-
-    with the last two, and the KL only as a loss, where they have a weight. `warming` leaves the value loss alone.
-    """
-    kl_loss = settings.kl_as == "loss" and beta > 0
-
-    def terms(model: TreeModel, batch: TreeBatch) -> Terms:
-        carried = batch.token_values
-        seen = cast(ActorCritic, model).read(batch, entropy=settings.entropy > 0 and not warming, apart=warming)
-        old_N, weight_N = carried[OLD], carried[WEIGHT]
-        policy_N, clipped_N = policy.clipped_policy(
-            seen.logp_N, old_N, carried[ADVANTAGE], clip=settings.clip, clip_high=settings.clip_high
-        )
-        figures: Terms = {"policy_loss": (weight_N * policy_N).sum()}
-        loss = figures["policy_loss"]
-        if kl_loss:
-            kl_N = kl.ESTIMATORS[settings.kl_estimator](seen.logp_N, carried[REFERENCE])
-            figures["kl_loss"] = (weight_N * kl_N).sum()
-            loss = loss + beta * figures["kl_loss"]
-        if seen.entropy_N is not None:
-            figures["token_entropy"] = seen.entropy_N.sum()
-            loss = loss - settings.entropy * (weight_N * seen.entropy_N).sum()
-        if warming:
-            loss = torch.zeros_like(loss)
-        if seen.value_N is not None:
-            clip = settings.value.clip
-            value_N = policy.clipped_value(seen.value_N, carried[VALUE], carried[RETURN], clip=clip)
-            figures["value_loss"] = value_N.sum()
-            loss = loss + settings.value.coefficient * figures["value_loss"]
-        figures["clip_fraction"] = clipped_N.sum()
-        figures["policy_kl"] = kl.k3(old_N, seen.logp_N).sum()
-        return {"loss": loss, **{name: value.detach() for name, value in figures.items()}}
-
-    return Objective(terms, unit="token")
-
-
-def carrying(batch: Batch, advantage_N: torch.Tensor, return_N: torch.Tensor | None) -> list[TokenTree]:
-    """A rollout's trees with what an update needs of their tokens."""
-    columns = {OLD: batch.logp_N, ADVANTAGE: advantage_N, REFERENCE: batch.reference_logp_N, WEIGHT: batch.weight_N}
-    if return_N is not None and batch.value_N is not None:
-        columns |= {VALUE: batch.value_N, RETURN: return_N}
-    sizes = [tree.scored_tokens for tree in batch.rollout.trees]
-    parts = {name: value_N.split(sizes) for name, value_N in columns.items()}
-    return [
-        replace(tree, token_values={name: own[i] for name, own in parts.items()})
-        for i, tree in enumerate(batch.rollout.trees)
-    ]
-
-
-def weighted(trees: Sequence[TokenTree], average: str, max_tokens: int) -> list[TokenTree]:
-    """The trees of a mini-batch, their `WEIGHT` changed so that a mean over its tokens becomes another mean: over
-    completions of the mean (`completion`), the sum (`sum`) or the sum over `max_tokens` (`constant`) of theirs."""
-    if average == "token":
-        return list(trees)
-    lengths = [[len(completion) for completion in tree.completions] for tree in trees]
-    each = sum(map(sum, lengths)) / sum(map(len, lengths))
-    made = []
-    for tree, own in zip(trees, lengths, strict=True):
-        length_N = torch.tensor(own).repeat_interleave(torch.tensor(own))
-        divisor_N = {"completion": length_N, "sum": 1, "constant": max_tokens}[average]
-        weight_N = tree.token_values[WEIGHT] * (each / divisor_N)
-        made.append(replace(tree, token_values={**tree.token_values, WEIGHT: weight_N}))
-    return made
-
-
-def _mini_batches(count: int, settings: PPOSettings, seed: int, step: int) -> Iterator[list[int]]:
-    """Indices of each update's trees: every epoch deals all of them anew."""
-    for epoch in range(settings.epochs):
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + step * 1_009 + epoch) % 2**63)
-        order = torch.randperm(count, generator=generator)
-        for part in order.tensor_split(min(settings.mini_batches, count)):
-            yield part.tolist()
 
 
 def _refuse_nan(rollout: Rollout, step: int, title: str, checkpoints: Checkpoints) -> None:

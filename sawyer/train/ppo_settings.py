@@ -81,11 +81,11 @@ class PPOSettings(OptimizerSettings):
         own = self.estimated
         if self.n < own.least:
             raise ValueError(f"`{own.name}` compares the completions of a prompt: give `n` of {own.least} at least")
-        if not own.values and "value" in self.model_fields_set:
+        if not own.values and self.value != ValueSettings():
             raise ValueError(f"`value` is for `estimator: gae`; `{own.name}` needs no value model")
         if not own.stepwise and self.gamma != 1:
             raise ValueError(f"`{own.name}` takes a completion's rewards as one sum: leave `gamma` at 1")
-        if not own.values and "gae_lambda" in self.model_fields_set:
+        if not own.values and self.gae_lambda != PPOSettings.model_fields["gae_lambda"].default:
             raise ValueError(f"`gae_lambda` is for `estimator: gae`; leave it out with `{own.name}`")
         if self.kl_as == "loss" and self.kl_estimator == "k1":
             raise ValueError("the gradient of k1 as a loss has mean 0 and holds nothing back: take k2 or k3")

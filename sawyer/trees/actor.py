@@ -108,7 +108,7 @@ def read_tokens(
     token_budget: int,
     device: torch.device | str,
 ) -> list[torch.Tensor | None]:
-    """What `read` says of packed rows' scored tokens, `[N]` each: on the CPU, in the order of the trees, no gradient."""
+    """What `read` says of packed rows' scored tokens, `[N]` each: on the CPU, in the order of the trees."""
     parts: list[list[torch.Tensor | None]] = []
     places: list[int] = []
     for row, batch in batches(trees, token_budget, device):

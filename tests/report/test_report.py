@@ -8,7 +8,7 @@ import pytest
 from sawyer.errors import SawyerError
 from sawyer.pipeline.report import plots
 from sawyer.pipeline.report.build import MOST_CHARACTERS, MOST_PROMPTS, write_report
-from tests.report.conftest import STAGES
+from tests.report.conftest import HARM, STAGES
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -256,3 +256,30 @@ def test_a_long_curve_is_thinned():
     metrics = [{"step": step, "loss": 1 / (step + 1)} for step in range(20_000)]
     assert len(plots.loss_curve("sft", metrics)) < 60_000
     assert plots.loss_curve("data", [{"step": 1, "tokens_per_second": 3.0}]) is None
+
+
+def test_answers_along_a_training_are_shown_before_it_at_its_best_and_at_its_end(run):
+    rows = [
+        {"step": step, "prompt": [{"role": "user", "content": f"Why {p}? {HARM}"}], "text": f"{HARM} since {step}",
+         "reward": 0.25 * step, "tokens": 7, "finished": step != 4}
+        for step in (0, 2, 3, 4) for p in range(2)
+    ]  # fmt: skip
+    (run / "iterate" / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = page_of(run)
+    assert page.sections[-3:] == ["transcripts-1", "run", "reproduce"]
+    assert page.misnested == []
+    assert page.count("script") == 0
+    assert [f"since {step}" in page.text for step in (0, 2, 3, 4)] == [True, False, True, True]  # the best is 3
+    assert "reward 0.75 · 7 tokens" in page.text
+
+
+def test_the_reward_of_a_training_is_a_curve_beside_its_loss(run):
+    steps = [{"step": step, "reward": 0.1 * step, "loss": 1.0} for step in range(1, 5)]
+    held_out = [{"step": step, "validation_reward": 0.1 * step} for step in (0, 4)]
+    file = run / "sft" / "metrics.jsonl"
+    before = page_of(run).count("svg")
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*steps, *held_out]))
+    page = page_of(run)
+    assert page.count("svg") == before + 1
+    assert page.count("svg", **{"aria-label": "Reward of stage sft"}) == 1
+    assert plots.reward_curve("sft", steps) is None

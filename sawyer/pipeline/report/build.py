@@ -57,7 +57,10 @@ def _context(run: Run) -> dict[str, Any]:
         if stage.judges_a_reward_model
     ]
     curves = [
-        {"stage": stage, "plot": plot} for stage in run.stages if (plot := plots.loss_curve(stage.name, stage.metrics))
+        {"stage": stage, "plot": plot}
+        for stage in run.stages
+        for draw in (plots.reward_curve, plots.loss_curve)
+        if (plot := draw(stage.name, stage.metrics))
     ]
     return {
         "run": run,
@@ -66,6 +69,7 @@ def _context(run: Run) -> dict[str, Any]:
         "comparisons": comparisons,
         "reward_models": reward_models,
         "curves": curves,
+        "transcripts": [(stage, _transcripts(stage)) for stage in run.stages if stage.samples],
         "facts": _facts(run),
         "open_prompts": OPEN_PROMPTS,
     }
@@ -181,6 +185,19 @@ def _samples(rows: Sequence[Mapping[str, Any]], order: Sequence[str]) -> list[di
             "completions": [(name, first[prompt][name]) for name in order if name in first[prompt]],
         }
         for prompt in chosen
+    ]
+
+
+def _transcripts(stage: Stage) -> list[dict[str, Any]]:
+    """Answers to up to MOST_PROMPTS prompts by the policy before the training, at its best and at its end."""
+    steps = sorted({row["step"] for row in stage.samples})
+    shown = dict.fromkeys(step for step in (steps[0], stage.figures.get("best"), steps[-1]) if step in steps)
+    by_prompt: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for row in stage.samples:
+        by_prompt.setdefault(json.dumps(row["prompt"]), {})[row["step"]] = row
+    return [
+        {"turns": _turns(json.loads(prompt)), "answers": [(step, rows[step]) for step in shown if step in rows]}
+        for prompt, rows in list(by_prompt.items())[:MOST_PROMPTS]
     ]
 
 

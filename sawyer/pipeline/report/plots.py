@@ -138,6 +138,25 @@ def loss_curve(name: str, metrics: Sequence[Mapping[str, Any]]) -> str | None:
         return _svg(figure, "loss-" + re.sub(r"\W", "-", name), f"Loss of stage {name}")
 
 
+def reward_curve(name: str, metrics: Sequence[Mapping[str, Any]]) -> str | None:
+    """The reward of a policy that is trained by it, thin as logged and thick smoothed, and on held-out prompts; None
+    without rewards."""
+    trained, validated = _series(metrics, "reward"), _series(metrics, "validation_reward")
+    if not len(trained[0]) or not len(validated[0]):
+        return None
+    with _style():
+        figure, axes = _figure(4.4, 2.7)
+        x, y = _thin(*trained)
+        axes.plot(x, y, color=RAMP[0], linewidth=0.8, alpha=0.4)
+        axes.plot(x, _smooth(y), color=RAMP[0], linewidth=2, label="training")
+        x, y = _thin(*validated)
+        axes.plot(x, y, color=RAMP[4], linewidth=1.6, marker="o", markersize=4, label="held out")
+        axes.set_xlabel("step")
+        axes.set_ylabel("reward")
+        axes.legend(loc="best")
+        return _svg(figure, "reward-" + re.sub(r"\W", "-", name), f"Reward of stage {name}")
+
+
 def reliability(evaluation: Mapping[str, Any], name: str, label: str | None = None) -> str | None:
     """How often the reward model is right when it is this sure, before and after temperature scaling."""
     calibration = evaluation["calibration"]

@@ -33,9 +33,6 @@ from sawyer.trees.tree import TokenTree
 
 VALIDATION = 1 << 40
 """The stream of answers to held-out prompts: the same draws at every validation."""
-FAR = {"fp32": 1e-3, "bf16": 0.05}
-"""Nats a token: a mean log-ratio to the reference of more than this, before the first update, says that the policy does
-not start from it."""
 
 
 class Reinforcement(LivePolicy):
@@ -166,22 +163,7 @@ class Reinforcement(LivePolicy):
                 )
             ]  # fmt: skip
             write_json(folder / f"{step:08d}.json", rows[: self.settings.samples])
-        if step == 0:
-            self.check_start(rollout)
         return rollout
-
-    def check_start(self, rollout: ppo.Rollout) -> None:
-        """Say so where the policy does not start from its reference."""
-        self.actor.eval()
-        budget = self.settings.token_budget
-        (logp_N,) = read_tokens(lambda batch: (self.actor(batch),), rollout.trees, budget, self.device)
-        assert logp_N is not None
-        off = float((logp_N - self.reference(rollout.trees)).mean())
-        if abs(off) > FAR[self.context.precision]:
-            self.context.say(
-                f"before the first update the policy's log-probs are {off:+.3f} nats a token from those of its "
-                "reference, which is another model: the KL is measured to that one"
-            )
 
     def answers(self, prompts: list[Prompt], n: int, stream: int) -> list[list[Completion]]:
         """`n` completions of each prompt by the policy as it is; with several processes the main one generates."""
