@@ -23,6 +23,7 @@ from sawyer.rollout.sampling import Sampling
 from sawyer.rollout.torch_engine import TorchEngine
 from sawyer.train import ppo
 from sawyer.train.optim import MasterWeights
+from sawyer.train.ppo_batch import Rollout
 from sawyer.train.ppo_settings import PPOSettings, ValueSettings
 from sawyer.train.ppo_state import Memory
 from sawyer.trees.actor import ActorCritic, TreeCritic, read_tokens
@@ -110,7 +111,7 @@ class _World:
         assert logp_N is not None
         return logp_N
 
-    def roll_out(self, step: int) -> ppo.Rollout:
+    def roll_out(self, step: int) -> Rollout:
         began = time.perf_counter()
         if self.begins:
             self.ends.append(began - self.begins[-1])
@@ -123,7 +124,7 @@ class _World:
         self.response_tokens.append(sum(len(ids) for own in answers for ids, _ in own))
         return self._judged(self.rows, answers)
 
-    def validate(self, step: int) -> ppo.Rollout:
+    def validate(self, step: int) -> Rollout:
         if self.begins:
             self.ends.append(time.perf_counter() - self.begins[-1])
         return self._judged(self.rows[:1], [[(ids, [0.0] * len(ids)) for ids in self.rows[0]["completions"]]])
@@ -151,13 +152,13 @@ class _World:
 
     def _judged(
         self, rows: Sequence[Row], answers: Sequence[Sequence[tuple[Sequence[int], Sequence[float]]]]
-    ) -> ppo.Rollout:
+    ) -> Rollout:
         trees = [
             TokenTree(row["prompt"], [list(ids) for ids, _ in own]) for row, own in zip(rows, answers, strict=True)
         ]
         scores = score_trees(self.judge, trees, token_budget=self.job["token_budget"])
         figures = {"completion_tokens": float(self.job["tokens"]), "finished": 1.0, "distinct_2": 1.0}
-        return ppo.Rollout(
+        return Rollout(
             trees,
             torch.tensor([score for own in scores for score in own]),
             torch.tensor([logp for own in answers for _, logps in own for logp in logps]),
