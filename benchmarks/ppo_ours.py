@@ -16,6 +16,7 @@ import torch
 from benchmarks.work import Row
 from sawyer.data.chat import ChatFormat
 from sawyer.journal import Silent
+from sawyer.methods.collapse import CollapseSettings
 from sawyer.methods.kl_control import KLSettings
 from sawyer.models.load import load_policy, load_sequence_classifier, load_tokenizer
 from sawyer.models.precision import cast
@@ -49,6 +50,7 @@ def run(job: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         token_budget=job["token_budget"],
         validate_every=None,
         checkpoint_every=10**9,
+        collapse=CollapseSettings(action="warn"),
     )
     if job["given"]:
         return _on_given(world, settings, job)
