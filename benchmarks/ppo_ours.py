@@ -32,6 +32,9 @@ from sawyer.trees.model import TreePolicy, TreeReward
 from sawyer.trees.score import score_trees
 from sawyer.trees.tree import TokenTree
 
+Answers = list[list[tuple[Sequence[int], Sequence[float]]]]
+"""Of each prompt: tokens, and the log-probs that they were drawn with."""
+
 
 def run(job: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     """Update as `job` says and return what it took and what came out; see `ppo.py` for both."""
@@ -85,6 +88,11 @@ def _on_given(world: _World, settings: PPOSettings, job: dict[str, Any]) -> dict
     }
 
 
+def _given(rows: Sequence[Row]) -> Answers:
+    """The completions of the rows, in place of what a policy draws."""
+    return [[(ids, [0.0] * len(ids)) for ids in row["completions"]] for row in rows]
+
+
 class _World:
     """The models, and what the policy is trained in: the same prompts at every step. An update lasts from the call for
     its answers to that of the next, or to the validation after the last."""
@@ -118,10 +126,7 @@ class _World:
         if self.begins:
             self.ends.append(began - self.begins[-1])
         self.begins.append(began)
-        if self.job["given"]:
-            answers = [[(ids, [0.0] * len(ids)) for ids in row["completions"]] for row in self.rows]
-        else:
-            answers = self._drawn(step)
+        answers = _given(self.rows) if self.job["given"] else self._drawn(step)
         self.rollout_seconds.append(time.perf_counter() - began)
         self.response_tokens.append(sum(len(ids) for own in answers for ids, _ in own))
         return self._judged(self.rows, answers)
@@ -129,7 +134,7 @@ class _World:
     def validate(self, step: int) -> Rollout:
         if self.begins:
             self.ends.append(time.perf_counter() - self.begins[-1])
-        return self._judged(self.rows[:1], [[(ids, [0.0] * len(ids)) for ids in self.rows[0]["completions"]]])
+        return self._judged(self.rows[:1], _given(self.rows[:1]))
 
     def state(self) -> Mapping[str, Any]:
         return {}
@@ -145,16 +150,14 @@ class _World:
             "response_tokens": self.response_tokens,
         }
 
-    def _drawn(self, step: int) -> list[list[tuple[Sequence[int], Sequence[float]]]]:
+    def _drawn(self, step: int) -> Answers:
         self.engine.load(self.actor.core.state_dict())
         sampling = Sampling(min_tokens=self.job["tokens"], max_tokens=self.job["tokens"])
         prompts = [row["prompt"] for row in self.rows]
         drawn = self.engine.generate_ids(prompts, sampling, self.job["n"], seed=self.job["seed"] * 1_000_003 + step)
         return [[(one.ids, one.logps) for one in own] for own in drawn]
 
-    def _judged(
-        self, rows: Sequence[Row], answers: Sequence[Sequence[tuple[Sequence[int], Sequence[float]]]]
-    ) -> Rollout:
+    def _judged(self, rows: Sequence[Row], answers: Answers) -> Rollout:
         trees = [
             TokenTree(row["prompt"], [list(ids) for ids, _ in own]) for row, own in zip(rows, answers, strict=True)
         ]
