@@ -50,7 +50,8 @@ class Part:
 class Shaper:
     """Scores to rewards, with what is remembered from step to step.
 
-    Held-out scores are normalised as those of the first call were, so that they can be compared over the training.
+    Held-out scores are normalised as those of the first call were and not clipped, so that they can be compared over
+    the training.
     """
 
     def __init__(self, settings: ShapingSettings, parts: Sequence[Part] = (Part(),)) -> None:

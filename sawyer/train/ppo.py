@@ -236,10 +236,11 @@ def learn(
     objective = clipped_objective(settings, beta, warming=warming)
     trees = carrying(batch, advantage_N, return_N)
     per_step = settings.epochs * settings.mini_batches
-    sums: dict[str, float] = {}
+    means: dict[str, float] = {}
+    parts = list(mini_batches(len(trees), settings, seed, step))
     began = time.perf_counter()
     actor.train()
-    for number, part in enumerate(mini_batches(len(trees), settings, seed, step)):
+    for number, part in enumerate(parts):
         done = step * per_step + number
         rate = learning_rate(done, settings.updates, settings)
         apart = None if settings.value.rate is None else settings.value.rate * rate / settings.learning_rate
@@ -251,17 +252,17 @@ def learn(
                 f"{settings.learning_rate:g}) or raise `kl.coefficient`; {kept()}"
             )
         for name, value in {**told, "grad_norm": norm}.items():
-            sums[name] = sums.get(name, 0.0) + value / per_step
+            means[name] = means.get(name, 0.0) + value / len(parts)
     actor.eval()
     if return_N is not None and batch.value_N is not None:
-        sums["explained_variance"] = policy.explained_variance(batch.value_N, return_N)
+        means["explained_variance"] = policy.explained_variance(batch.value_N, return_N)
     if batch.rollout.own:
-        sums["engine_gap"] = float((batch.logp_N - batch.rollout.drawn_logp_N).abs().mean())
+        means["engine_gap"] = float((batch.logp_N - batch.rollout.drawn_logp_N).abs().mean())
     else:
-        sums["importance"] = float(batch.weight_N.mean())
+        means["importance"] = float(batch.weight_N.mean())
     tokens = settings.epochs * sum(tree.tokens for tree in trees)
     return {
-        **sums, "learning_rate": 0.0 if warming else rate, "tokens": tokens,
+        **means, "learning_rate": 0.0 if warming else rate, "tokens": tokens,
         "tokens_per_second": tokens / (time.perf_counter() - began),
     }  # fmt: skip
 

@@ -139,8 +139,9 @@ def weighted(trees: Sequence[TokenTree], average: str, max_tokens: int) -> list[
     made = []
     for tree, own in zip(trees, lengths, strict=True):
         length_N = torch.tensor(own).repeat_interleave(torch.tensor(own))
-        divisor_N = {"completion": length_N, "sum": 1, "constant": max_tokens}[average]
-        weight_N = tree.token_values[WEIGHT] * (each / divisor_N)
+        weight_N = tree.token_values[WEIGHT] * each
+        weight_N = weight_N / length_N if average == "completion" else weight_N
+        weight_N = weight_N / max_tokens if average == "constant" else weight_N
         made.append(replace(tree, token_values={**tree.token_values, WEIGHT: weight_N}))
     return made
 

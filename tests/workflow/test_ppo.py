@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, get_peft_model
 from pydantic import ValidationError
 from safetensors.torch import load_file
@@ -96,7 +97,8 @@ CONTINUED = {
     "gae": {"estimator": "gae", "epochs": 2, "mini_batches": 2, "shaping": {"normalise": "running", "clip": 1.0}},
     "lora": {"estimator": "rloo", "lora": {"r": 4}, "kl": {"schedule": "adaptive", "target": 0.5}},
     "own": {"estimator": "gae", "value": {"model": "own"}, "value_from": "reward"},
-    "vanilla": {"estimator": "grpo", "rewards": [{"model": "reward", "normalise": "running"}], "reward": None},
+    "adapters": {"estimator": "gae", "lora": {"r": 2}, "value": {"model": "own"}},
+    "group": {"estimator": "grpo", "rewards": [{"model": "reward", "normalise": "running"}], "reward": None},
 }
 
 
@@ -132,6 +134,17 @@ def test_a_killed_training_goes_on_to_the_same_weights(kind, run, tmp_path, monk
         ]
         assert lines[0] == lines[1]
     assert (stage.folder / "samples.jsonl").read_text() == (second.folder / "samples.jsonl").read_text()
+
+
+@pytest.mark.parametrize("more", [{}, {"lora": {"r": 2}}, {"value": {"model": "own"}, "lora": {"r": 2}}], ids=str)
+def test_in_bfloat16(more, run, context, reward):
+    stage, figures = run(replace(context(ASKED, reward=reward), precision="bf16"), **more)
+    rows = logged(stage)
+    assert abs(rows[0]["kl"]) < 0.1  # rounding
+    assert rows[0]["engine_gap"] < 0.1
+    assert "another model" not in said(stage)
+    assert figures["steps"] == 3
+    assert load_policy(str(stage.folder)).dtype == torch.float32
 
 
 def trial(stage, **settings):
@@ -237,7 +250,7 @@ def test_a_truncated_distribution_is_corrected(run, context):
 
 def test_nothing_that_ends_is_said_once(run):
     stage, _ = run(steps=2, sampling={"max_tokens": 1})
-    assert said(stage).count("not one of the completions of step 1 ended within max_tokens 1") == 1
+    assert said(stage).count("ended within max_tokens 1; raise that") == 1
 
 
 def test_a_value_model_that_does_not_fit_is_one_sentence(context, reward, saved_policy, tmp_path, tiny_tokenizer):
@@ -264,6 +277,37 @@ def test_a_value_model_starts_from_the_reward_model(context, reward):
     assert torch.equal(own.actor.critic.core.score.weight, kept.score.weight)
     fresh = trial(own.context, value={"model": "own"})
     assert not bool(fresh.actor.critic.core.score.weight.any())
+
+
+def test_a_recipe_with_ppo_runs_to_its_report(command, saved_policy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = {"source": "verifiable", "seed": 3}
+    stages = {
+        "prompts": {
+            "stage": "data",
+            "parts": {name: {**source, "split": name, "n": 4} for name in ("train", "validation", "test")},
+        },
+        "ppo": {
+            "model": "base", "data": "prompts", "gold": "verifiable", "steps": 2, "batch_size": 2, "n": 2,
+            "sampling": {"max_tokens": 8}, "learning_rate": 1e-3, "kl": {"as": "loss", "estimator": "k2"},
+        },
+        "evaluate": {
+            "policies": ["base", "ppo"], "data": "prompts", "n": 1, "sampling": {"max_tokens": 8},
+            "gold": "verifiable", "reference": "base",
+        },
+    }  # fmt: skip
+    Path("tiny.yaml").write_text(yaml.safe_dump({"name": "tiny", "model": saved_policy("llama"), "stages": stages}))
+    code, _, err = command("run", "tiny.yaml", "--out", "out")
+    assert code == 0, err
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert summary["stages"]["ppo"]["figures"]["steps"] == 2
+    assert set(json.loads(Path("out/evaluate/evaluation.json").read_text())["policies"]) == {"base", "ppo"}
+    page = Path("out/report.html").read_text()
+    assert "Answers along the training" in page
+    assert "Reward of stage ppo" in page
+    code, _, err = command("run", "tiny.yaml", "--out", "out")
+    assert code == 0, err
+    assert json.loads(Path("out/summary.json").read_text())["stages"]["ppo"]["state"] == "finished"
 
 
 @pytest.mark.parametrize(

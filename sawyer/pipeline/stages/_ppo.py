@@ -168,11 +168,13 @@ class Reinforcement(LivePolicy):
     def answers(self, prompts: list[Prompt], n: int, stream: int) -> list[list[Completion]]:
         """`n` completions of each prompt by the policy as it is; with several processes the main one generates."""
         self.refresh()
-        return self.context.processes.on_main(
-            lambda: self.engine.generate(
-                prompts, self.settings.sampling, n, seed=self.context.seed * 1_000_003 + stream
-            )  # type: ignore[union-attr]  # the main process has an engine
-        )
+
+        def once() -> list[list[Completion]]:
+            assert self.engine is not None
+            seed = self.context.seed * 1_000_003 + stream
+            return self.engine.generate(prompts, self.settings.sampling, n, seed=seed)
+
+        return self.context.processes.on_main(once)
 
     def judged(
         self, prompts: list[Prompt], answers: list[list[Completion]], held_out: bool
