@@ -1,8 +1,8 @@
-"""All benchmarks, each with its figures in `benchmarks/results/`: training, online steps, scoring in both precisions,
-rankings and generation in bf16.
+"""All benchmarks, each with its figures in `benchmarks/results/`: training, online steps, PPO and scoring in both
+precisions, rankings and generation in bf16.
 
-Arguments go to each of them: `python -m benchmarks --pairs 64`; to online steps, scoring and generation only those that
-they know too: `--data`, `--model`, `--rounds`, `--seed`, `--threads`. Takes many hours on two cores.
+Arguments go to each of them: `python -m benchmarks --pairs 64`; to online steps, PPO, scoring and generation only those
+that they know too: `--data`, `--model`, `--rounds`, `--seed`, `--threads`. Takes many hours on two cores.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks import online, rollout, scoring
+from benchmarks import online, ppo, rollout, scoring
 from benchmarks.contest import main
 
 RESULTS = Path(__file__).parent / "results"
@@ -42,6 +42,8 @@ def _benchmarks(arguments: list[str]) -> Iterator[tuple[str, Callable[[list[str]
         yield f"reward-ranking-{size}", partial(main, "reward"), own
     for precision in PRECISIONS:
         yield f"online-{precision}", online.main, [*shared, "--precision", precision]
+    for precision in PRECISIONS:
+        yield f"ppo-{precision}", ppo.main, [*shared, "--precision", precision]
     for precision in PRECISIONS:
         yield f"scoring-{precision}", scoring.main, [*shared, "--precision", precision]
     for peer in ("hf", "ctranslate2"):

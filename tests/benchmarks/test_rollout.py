@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import __main__ as everything
-from benchmarks import generators, measure, online, rollout, scoring
+from benchmarks import generators, measure, online, ppo, rollout, scoring
 from sawyer.rollout.cohorts import Limits
 
 with_ctranslate2 = pytest.mark.skipif(
@@ -187,10 +187,12 @@ def test_all_benchmarks_are_run(monkeypatch):
     monkeypatch.setattr(everything, "main", lambda task, arguments: ran.append((task, arguments)) or 0)
     monkeypatch.setattr(rollout, "main", lambda arguments: ran.append(("rollout", arguments)) or 1)
     monkeypatch.setattr(online, "main", lambda arguments: ran.append(("online", arguments)) or 0)
+    monkeypatch.setattr(ppo, "main", lambda arguments: ran.append(("ppo", arguments)) or 0)
     monkeypatch.setattr(scoring, "main", lambda arguments: ran.append(("scoring", arguments)) or 0)
     assert everything.run_all(["--pairs", "64", "--rounds", "1", "--data", "hh.jsonl"]) == 1
     training = ["dpo", "dpo", "reward", "reward", "sft", "sft", "reward", "reward"]
-    assert [task for task, _ in ran] == [*training, "online", "online", "scoring", "scoring", "rollout", "rollout"]
+    others = ["online", "online", "ppo", "ppo", "scoring", "scoring", "rollout", "rollout"]
+    assert [task for task, _ in ran] == [*training, *others]
     assert ran[0][1][:2] == ["--pairs", "64"]
     assert ran[7][1][-4:-2] == ["--ranking", "7"]
     files = [arguments[arguments.index("--json") + 1] for _, arguments in ran]
