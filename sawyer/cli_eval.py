@@ -1,4 +1,4 @@
-"""`sawyer eval ...`: the verbs that measure reward models and raters. Thin, as those in `cli.py`: parse, call, print."""
+"""`sawyer eval ...`: the verbs that measure reward models and raters. Thin, as in `cli.py`: parse, call, print."""
 
 from __future__ import annotations
 
@@ -191,6 +191,7 @@ def agreement(
     Example: sawyer eval agreement labels.csv --tie 5 --model-of judge=qwen3-8b --json
     """
     from sawyer.apps import evaluate_agreement as work
+    from sawyer.apps.show_agreement import table_rows
 
     request = work.Request(
         files=files,
@@ -211,7 +212,7 @@ def agreement(
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
     print(f"{len(result['raters'])} raters of {result['items']} items, {result['prompts']} prompts")
-    _print("", "", "interval", "n", rows=work.table_rows(result))
+    _print("", "", "interval", "n", rows=table_rows(result))
 
 
 def remote_judge(context: typer.Context, endpoint: str | None) -> ApiSettings | None:

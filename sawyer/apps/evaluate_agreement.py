@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sawyer import __version__
-from sawyer.apps.plain_page import Line, plain_page
+from sawyer.apps.show_agreement import ARROW, page
 from sawyer.apps.work import check_out
 from sawyer.atomic import write_atomically
 from sawyer.data.labels import Labels, read_labels
@@ -21,9 +21,8 @@ from sawyer.pipeline.disk import disk_errors
 from sawyer.pipeline.files import write_json
 from sawyer.pipeline.progress import Voice
 
-MOST_LABELS, MOST_CURVES = 20, 12
-"""So many different labels are listed with their counts, and so many curves drawn."""
-ARROW = " -> "
+MOST_LABELS = 20
+"""So many different labels are listed with their counts."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +210,7 @@ def _biases(raters: Mapping[str, agreement.Labels], labels: Labels, request: Req
     for name, own in raters.items():
         found, unread = judge_bias.verdicts(own, request.tie, request.prefers_a)
         asked = request.tie is not None or labels.swapped or labels.context
-        if np.isfinite(found).any():
+        if np.isfinite(found).any() and (asked or not unread):
             verdicts[name] = found
             if unread:
                 examples = ", ".join(list(unread)[:3])
@@ -231,7 +230,11 @@ def _biases(raters: Mapping[str, agreement.Labels], labels: Labels, request: Req
             side = judge_bias.own(model_of.get(name, name), authors[0], authors[1])
         swapped = None
         if name in labels.swapped:
-            swapped, _ = judge_bias.verdicts(labels.swapped[name], request.tie, request.prefers_a)
+            swapped, unread = judge_bias.verdicts(labels.swapped[name], request.tie, request.prefers_a)
+            if unread:
+                labels.notes.append(
+                    f"rater {name}, swapped: {sum(unread.values())} labels are no verdict ({', '.join(unread)[:60]})"
+                )
         first = np.ones(len(verdict))
         found_of[name] = {
             "verdicts": int(np.isfinite(verdict).sum()),
@@ -311,89 +314,3 @@ def _tests(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for side in ("longer", "own"):
             if each[side] is not None:
                 yield from (against["more"] for against in each[side]["against"].values())
-
-
-# --- showing ----------------------------------------------------------------------------------------------------------
-
-TITLES = {
-    "exact": "exact agreement",
-    "within_one": "within one",
-    "mae": "mean absolute error",
-    "rmse": "root mean squared error",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-    "kendall": "Kendall tau-b",
-    "kappa": "Cohen's kappa",
-    "kappa_linear": "kappa, linear weights",
-    "kappa_quadratic": "kappa, quadratic weights",
-}
-
-
-def table_rows(result: Mapping[str, Any]) -> list[Line]:
-    """What, figure, interval and n of everything, pair after pair."""
-    lines: list[Line] = []
-    for pair in result["pairs"]:
-        lines.append((f"{pair['a']} ~ {pair['b']}", f"{pair['items']} items", "", ""))
-        lines += [_line(f"  {TITLES[name]}", name, figure) for name, figure in pair["measures"].items()]
-        for direction, measures in pair["calibrated"].items():
-            lines.append((f"  calibrated {direction}", "", "", ""))
-            lines += [_line(f"    {TITLES[name]}", name, figure) for name, figure in measures.items()]
-    alpha = result["alpha"] or {}
-    if alpha:
-        lines.append(("Krippendorff's alpha", f"{len(alpha['raters'])} raters", "", ""))
-        for name in agreement.ALPHAS:
-            few = name != "nominal" and len(alpha["numeric_raters"]) < len(alpha["raters"])
-            title = f"  {name}" + (f" ({len(alpha['numeric_raters'])} raters)" if few else "")
-            lines += [_line(title, name, alpha[name])] if name in alpha else []
-    for rater, found in result["biases"].items():
-        lines.append((f"{rater}, as a judge of two", f"{found['verdicts']} verdicts", "", ""))
-        lines.append(_line("  ties", "exact", found["tie_rate"]))
-        lines.append(_line("  prefers a", "exact", found["first_preferred"]))
-        if found["position"] is not None:
-            lines.append(_line("  same verdict when swapped", "exact", found["position"]["consistent"]))
-            lines.append(_line("  wins more often when shown first", "", found["position"]["first"]))
-        for side, title in (("longer", "the longer"), ("own", "its own")):
-            if found[side] is not None:
-                lines.append(_line(f"  prefers {title}", "exact", found[side]["preferred"]))
-                for other, against in found[side]["against"].items():
-                    lines.append(_line(f"    more often than {other}", "", against["more"]))
-                    if against["opportunity"] is not None:
-                        lines.append(_line(f"    agrees more with {other} on it", "", against["opportunity"]))
-    return lines
-
-
-def page(result: Mapping[str, Any]) -> str:
-    """The figures and plots as one HTML page that asks nothing of the network."""
-    from sawyer.pipeline.report import plots
-
-    drawn: list[str | None] = []
-    if result["pairs"]:
-        numeric = all(rater["numeric"] for rater in result["raters"].values())
-        measure = "kappa_quadratic" if numeric else "kappa"
-        values = {(pair["a"], pair["b"]): pair["measures"][measure]["mean"] for pair in result["pairs"]}
-        drawn.append(plots.agreement_heat_map(list(result["raters"]), values, TITLES[measure]))
-    curves = [item for pair in result["pairs"] for item in pair["curves"].items()]
-    for number, (direction, points) in enumerate(curves[:MOST_CURVES]):
-        x, _, y = direction.partition(ARROW)
-        drawn.append(plots.calibration_curve(points, x, y, number))
-    text = [
-        f"{result['items']} items of {result['prompts']} prompts from {', '.join(result['files'])}. "
-        f"{result['level']:.0%} intervals over {result['clusters']}s.",
-        *result["notes"],
-    ]
-    if len(curves) > MOST_CURVES:
-        text.append(f"The first {MOST_CURVES} of {len(curves)} calibration curves are drawn.")
-    return plain_page("Agreement of raters", text, drawn, table_rows(result))
-
-
-def _line(title: str, measure: str, figure: Mapping[str, Any]) -> Line:
-    """A share in percent, anything else as it is; a dash where it is not defined."""
-    share = measure in agreement.SHARES
-
-    def form(value: float) -> str:
-        return f"{100 * value:.1f}" if share else f"{value:.3f}"
-
-    unit = " %" if share else ""
-    mean = "–" if figure["mean"] is None else form(figure["mean"]) + unit
-    span = "" if figure["low"] is None else f"{form(figure['low'])} to {form(figure['high'])}{unit}"
-    return title, mean, span, str(figure["n"])

@@ -262,7 +262,8 @@ def page(result: dict[str, Any]) -> str:
 
     drawn = [plots.reliability(result, "pairs", f"Calibration of {result['model']}")]
     drawn.append(plots.length_heat_map(result["heat_map"]) if result["heat_map"] is not None else None)
-    intro = f"{result['pairs']} pairs of {result['prompts']} prompts from {result['data']}. {result['level']:.0%} intervals."
+    measured = f"{result['pairs']} pairs of {result['prompts']} prompts from {result['data']}."
+    intro = f"{measured} {result['level']:.0%} intervals."
     return plain_page(f"Reward model {result['model']}", [intro], drawn, table_rows(result))
 
 

@@ -1,8 +1,8 @@
 """What else moves a judge of two completions: their order, their length, who wrote them.
 
 Pure arithmetic on verdicts. A verdict is how much the first completion, `a`, is preferred: 1, 0 for `b`, 0.5 for a tie,
-NaN where there is none. People prefer longer answers too, often with reason, so a preference is measured against another
-rater of the same items wherever there is one.
+NaN where there is none. People prefer longer answers too, often with reason, so a preference is measured against
+another rater of the same items wherever there is one.
 """
 
 from __future__ import annotations
