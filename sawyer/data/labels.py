@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sawyer.data.csv_rows import csv_rows
-from sawyer.data.files import RawRow, raw_rows
+from sawyer.data.files import SUFFIXES, RawRow, raw_rows
 from sawyer.errors import SawyerError
 
 Label = float | str
@@ -138,6 +138,8 @@ def _read(path: Path, joined: bool, notes: list[str]) -> _File:
 
 
 def _rows(path: Path, problems: dict[str, list[int]]) -> Iterator[RawRow]:
+    if not path.name.endswith((".csv", *SUFFIXES)):
+        raise SawyerError(f"{path} is not a file of labels; known kinds are {', '.join(('.csv', *SUFFIXES))}")
     for row in csv_rows(path) if path.name.endswith(".csv") else raw_rows(path):
         if row.problem is not None or not isinstance(row.value, Mapping):
             problems.setdefault("that cannot be read", []).append(row.number)

@@ -222,7 +222,7 @@ def test_files_of_different_length_are_joined_and_the_difference_is_said(figures
         ({"l.csv": "id,ann,bob\n1,2,2\n"}, ("--prefers-a", "high"), "say with --tie which of them is a tie"),
         ({"l.csv": "id,ann,bob\n1,2,2\n"}, ("--prefers-a", "left", "--tie", 2), "low or high, not 'left'"),
         ({"l.csv": "id,ann,bob\n1,2,2\n"}, ("--out", "x.txt"), "must end with .json"),
-        ({"l.txt": "id,ann,bob\n1,2,2\n"}, (), "has none of the suffixes"),
+        ({"l.txt": "id,ann,bob\n1,2,2\n"}, (), "l.txt is not a file of labels; known kinds are .csv, .jsonl"),
     ],
 )
 def test_a_mistake_is_one_sentence(files, options, message, command):
