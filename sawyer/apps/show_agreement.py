@@ -56,7 +56,7 @@ def table_rows(result: Mapping[str, Any]) -> list[Line]:
                     lines.append(_line(f"    more often than {other}", "", against["more"]))
                     if against["opportunity"] is not None:
                         lines.append(
-                            _line(f"    agrees with {other} more where {other} does", "", against["opportunity"])
+                            _line(f"    agrees more where {other} does", "", against["opportunity"])
                         )
     return lines
 
