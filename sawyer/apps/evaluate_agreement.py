@@ -74,7 +74,8 @@ def evaluate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
         only = f"one rater only, {next(iter(raters))}" if raters else "no rater with any label"
         files = ", ".join(os.fspath(file) for file in request.files)
         if not biases:
-            raise SawyerError(f"{files}: there is {only}; give a column for each of at least two raters")
+            why = f" ({'; '.join(notes)})" if notes else ""
+            raise SawyerError(f"{files}: there is {only}; give a column for each of at least two raters{why}")
         notes.append(f"there is {only}, so there is no agreement to measure")
     with voice.progress(len(agreement.pairs(raters)), "comparing raters", "pair") as bar:
         pairs = []
@@ -223,7 +224,7 @@ def _biases(raters: Mapping[str, agreement.Labels], labels: Labels, request: Req
             labels.notes.append(f"rater {name}: no label is A, B or tie, so no bias is measured")
     lengths = _lengths(labels)
     authors = [labels.context.get(column) for column in ("a_model", "b_model")]
-    found_of = {}
+    found_of: dict[str, dict[str, Any]] = {}
     for name, verdict in verdicts.items():
         side = None
         if authors[0] is not None and authors[1] is not None:

@@ -55,9 +55,7 @@ def table_rows(result: Mapping[str, Any]) -> list[Line]:
                 for other, against in found[side]["against"].items():
                     lines.append(_line(f"    more often than {other}", "", against["more"]))
                     if against["opportunity"] is not None:
-                        lines.append(
-                            _line(f"    agrees more where {other} does", "", against["opportunity"])
-                        )
+                        lines.append(_line(f"    agrees more where {other} does", "", against["opportunity"]))
     return lines
 
 

@@ -189,8 +189,9 @@ def krippendorff_alpha(
         for cell in combinations(given, 2):  # the others: two labels that an item has, in both orders
             if cell[0] != cell[1]:
                 entries.append((item, K + cells.setdefault(cell, len(cells)), 2 / (len(given) - 1)))
-    rows, kinds, values = zip(*entries, strict=True) if entries else ((), (), ())
-    counts = sparse.csr_array((values, (rows, kinds)), shape=(len(raters[0]), K + len(cells)), dtype=np.float64)
+    at = np.array([entry[:2] for entry in entries], dtype=np.int64).reshape(-1, 2).T
+    values = np.array([entry[2] for entry in entries], dtype=np.float64)
+    counts = sparse.csr_array((values, (at[0], at[1])), shape=(len(raters[0]), K + len(cells)))
     c_M, k_M = (np.array([cell[i] for cell in cells], dtype=np.int64) for i in (0, 1))
     points = np.array(labels, dtype=np.float64) if numeric else None
 
@@ -238,7 +239,6 @@ class _Pair:
         _, self.j_M = np.unique(y_M, return_inverse=True)
         self.scale, at = np.unique(np.concatenate([x_M, y_M]), return_inverse=True)
         self.p_M, self.q_M = at[: len(x_M)], at[len(x_M) :]
-        self.signs: list[tuple[slice, Vector]] | None = None
 
     def nominal(self, w_DM: Vector) -> dict[str, Vector]:
         """Plain kappa."""

@@ -45,7 +45,8 @@ def verdicts(
         raise SawyerError(f"numbers that prefer a are low or high, not {prefers_a!r}")
     words = {A: 1.0, B: 0.0, TIE: 0.5}
     sign = 1 if prefers_a == "low" else -1
-    found, unread = np.full(len(labels), np.nan), {}
+    found = np.full(len(labels), np.nan)
+    unread: dict[str, int] = {}
     for i, label in enumerate(labels):
         if label is None:
             continue

@@ -170,7 +170,7 @@ def bootstrap_counts(
         values = np.concatenate(resampled[name])
         defined = values[np.isfinite(values)]
         enough = np.isfinite(value[0]) and len(defined) >= DEFINED * draws
-        low, high = np.quantile(defined, _tails(level)) if enough else (math.nan, math.nan)
+        low, high = np.quantile(defined, _tails(level)) if enough else np.full(2, math.nan)
         found[name] = Estimate(float(value[0]), float(low), float(high), n)
     return found
 

@@ -226,7 +226,7 @@ def calibration_curve(points: Sequence[Mapping[str, Any]], x: str, y: str, numbe
         mean = [point["mean"]["mean"] for point in points]
         ends = [min(*label, *mean), max(*label, *mean)] if len(points) > 1 else [label[0] - 1, label[0] + 1]
         axes.plot(ends, ends, color=BASELINE, linewidth=1, linestyle=(0, (4, 3)), label="equal labels")
-        bars = np.hstack([_bars(point["mean"]) for point in points])
+        bars = np.maximum(np.hstack([_bars(point["mean"]) for point in points]), 0)  # less than 0 by rounding
         axes.errorbar(label, mean, bars, fmt="o", color=RAMP[0], markersize=5, capsize=0, label="mean label")
         axes.plot(label, calibrated, color=RAMP[4], linewidth=1.8, label="calibrated")
         axes.set_xlabel(_short(x))
