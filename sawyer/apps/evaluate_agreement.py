@@ -287,7 +287,9 @@ def _lengths(labels: Labels) -> np.ndarray | None:
     else:
         return None
     if bad:
-        labels.notes.append(f"{bad} items have no length of a or b, and do not count for verbosity bias")
+        labels.notes.append(
+            f"{bad} of {len(labels.ids)} items have no length of a or b, and do not count for verbosity bias"
+        )
     return judge_bias.longer(*sides)
 
 

@@ -133,7 +133,7 @@ def test_numbers_are_verdicts_where_a_tie_is_named(figures, command):
         figures("scale.csv", "--tie", 5, "--prefers-a", "high")["biases"]["judge"]["longer"]["preferred"]["mean"] == 1
     )
     assert "there is one rater only, judge, so there is no agreement to measure" in found["notes"]
-    assert "1 items have no length of a or b, and do not count for verbosity bias" in found["notes"]
+    assert "1 of 3 items have no length of a or b, and do not count for verbosity bias" in found["notes"]
     code, _, err = command("scale.csv")
     assert code == 2
     assert "one rater only, judge" in err
@@ -176,7 +176,7 @@ def test_what_is_wrong_with_labels_is_said_and_does_not_stop_the_rest(figures):
     for i, row in enumerate(odd):
         row |= {"words": "good" if i % 2 else "bad", "nobody": None, "same": 3}
         if i < 5:
-            del row["bob"]
+            row["bob"] = None
         if i == 7:
             row["judge"] = "n/a"
     odd.append(odd[0])

@@ -163,24 +163,23 @@ def test_intervals_over_prompts_cover_and_those_over_items_do_not():
     """The true value is that of a sample a hundred times as large."""
     whole = means(agreement.pair_agreement(*[v.tolist() for v in mixed(20_000, 0)[:2]], draws=2))
     inside = {name: [0, 0] for name in ("pearson", "kendall", "mae", "kappa_quadratic")}
-    trials = 200
+    trials = 150
     for seed in range(1, trials + 1):
-        x, y, names = mixed(200, seed)
+        x, y, names = mixed(300, seed)
         for i, prompts in enumerate((names.tolist(), None)):
-            found = agreement.pair_agreement(x.tolist(), y.tolist(), prompts, draws=300, seed=seed)
+            found = agreement.pair_agreement(x.tolist(), y.tolist(), prompts, draws=200, seed=seed)
             for name in inside:
                 inside[name][i] += found[name]["low"] <= whole[name] <= found[name]["high"]
     for name, (clustered, _) in inside.items():
-        assert 0.88 <= clustered / trials <= 0.99, name
+        assert 0.87 <= clustered / trials <= 0.99, name
     assert inside["mae"][1] / trials < 0.85
 
 
 def mixed(n, seed):
-    """Five items a prompt; prompts differ in how hard they are, and so in how far raters differ."""
+    """Five items a prompt; what a rater makes of a prompt moves all its labels of it."""
     rng = np.random.default_rng(seed)
     names = np.arange(n) // 5
-    hard = rng.exponential(1.5, n // 5)[names]
-    shift = (hard * rng.normal(size=n // 5)[names]).round()
+    shift = (1.5 * rng.normal(size=n // 5)).round()[names]
     x = rng.integers(1, 8, n).astype(float)
     return x, x + shift + rng.integers(-1, 2, n), names
 
