@@ -159,6 +159,15 @@ def test_one_prompt_has_no_interval_and_full_agreement_has_one():
     assert found["exact"]["low"] < 0.9, "twenty items do not show that they always agree"
 
 
+def test_a_measure_that_many_resamples_do_not_have_has_no_interval():
+    found = agreement.pair_agreement([1.0] * 9 + [2.0], [float(i % 3) for i in range(10)], draws=200)
+    assert found["pearson"]["mean"] is not None
+    assert found["pearson"]["low"] is found["pearson"]["high"] is None, (
+        "a third of them lack the one label that differs"
+    )
+    assert found["mae"]["low"] < found["mae"]["mean"] < found["mae"]["high"]
+
+
 def test_intervals_over_prompts_cover_and_those_over_items_do_not():
     """The true value is that of a sample a hundred times as large."""
     whole = means(agreement.pair_agreement(*[v.tolist() for v in mixed(20_000, 0)[:2]], draws=2))
