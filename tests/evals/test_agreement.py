@@ -163,7 +163,7 @@ def test_a_measure_that_many_resamples_do_not_have_has_no_interval():
     found = agreement.pair_agreement([1.0] * 9 + [2.0], [float(i % 3) for i in range(10)], draws=200)
     assert found["pearson"]["mean"] is not None
     assert found["pearson"]["low"] is found["pearson"]["high"] is None, (
-        "a third of them lack the one label that differs"
+        "a third lack the one label that differs"
     )
     assert found["mae"]["low"] < found["mae"]["mean"] < found["mae"]["high"]
 
