@@ -260,6 +260,52 @@ def length_heat_map(heat_map: Mapping[str, Any]) -> str | None:
         return _svg(figure, "length-heat-map", "Correlation of reward and length, by mean length")
 
 
+def agreement_heat_map(raters: Sequence[str], values: Mapping[tuple[str, str], float | None], measure: str) -> str:
+    """A measure of agreement for every two raters, as number and colour; a measure that is not defined is a dash."""
+    n = len(raters)
+    with _style():
+        figure, axes = _figure(1.8 + 0.62 * n, 1.1 + 0.5 * n)
+        for (a, b), value in values.items():
+            for row, column in ((raters.index(a), raters.index(b)), (raters.index(b), raters.index(a))):
+                if value is not None:
+                    shade = 0.1 + 0.6 * min(abs(value), 1)
+                    colour = RAMP[1] if value >= 0 else RAMP[4]
+                    axes.fill_between([column, column + 1], row, row + 1, color=colour, alpha=shade, linewidth=0)
+                text = "–" if value is None else f"{value:.2f}"
+                axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=9, color=INK)
+        middles = [at + 0.5 for at in range(n)]
+        axes.set_xticks(middles, [_short(name) for name in raters], rotation=30, ha="right")
+        axes.set_yticks(middles, [_short(name) for name in raters])
+        axes.tick_params(length=0)
+        axes.set_xlim(0, n)
+        axes.set_ylim(n, 0)
+        axes.grid(visible=False)
+        axes.set_title(measure, fontsize=10, color=INK)
+        return _svg(figure, "agreement", f"Agreement of every two raters: {measure}")
+
+
+def calibration_curve(points: Sequence[Mapping[str, Any]], x: str, y: str, number: int = 0) -> str:
+    """What rater `y` says on average where rater `x` says this, and what the fitted monotone map says.
+
+    Args:
+        points: see `evals.monotone.curve`.
+        number: of the curve on its page.
+    """
+    with _style():
+        figure, axes = _figure(4.4, 3.3)
+        label, calibrated = ([point[key] for point in points] for key in ("label", "calibrated"))
+        mean = [point["mean"]["mean"] for point in points]
+        ends = [min(*label, *mean), max(*label, *mean)] if len(points) > 1 else [label[0] - 1, label[0] + 1]
+        axes.plot(ends, ends, color=BASELINE, linewidth=1, linestyle=(0, (4, 3)), label="equal labels")
+        bars = np.maximum(np.hstack([_bars(point["mean"]) for point in points]), 0)  # less than 0 by rounding
+        axes.errorbar(label, mean, bars, fmt="o", color=RAMP[0], markersize=5, capsize=0, label="mean label")
+        axes.plot(label, calibrated, color=RAMP[4], linewidth=1.8, label="calibrated")
+        axes.set_xlabel(_short(x))
+        axes.set_ylabel(_short(y))
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, borderpad=0.2)
+        return _svg(figure, f"calibration-{number}", f"Labels of {y} where {x} gives each label")
+
+
 def _style() -> Any:
     import matplotlib
 
