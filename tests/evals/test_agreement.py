@@ -162,9 +162,7 @@ def test_one_prompt_has_no_interval_and_full_agreement_has_one():
 def test_a_measure_that_many_resamples_do_not_have_has_no_interval():
     found = agreement.pair_agreement([1.0] * 9 + [2.0], [float(i % 3) for i in range(10)], draws=200)
     assert found["pearson"]["mean"] is not None
-    assert found["pearson"]["low"] is found["pearson"]["high"] is None, (
-        "a third lack the one label that differs"
-    )
+    assert found["pearson"]["low"] is found["pearson"]["high"] is None, "a third lack the one label that differs"
     assert found["mae"]["low"] < found["mae"]["mean"] < found["mae"]["high"]
 
 
