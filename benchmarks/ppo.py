@@ -103,7 +103,7 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     turns: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         job = {**_models(chosen, Path(folder)), **_prompts(chosen, Path(folder)), "python": python}
-        tried = {name: _turn({**job, "updates": 1}, name, "tried", warm_up=1) for name in names}
+        tried = {name: _turn({**job, "updates": 1}, name, "tried", warm_up=1) for name in ("sawyer", *names)}
         fastest = min(names, key=lambda name: tried[name]["update_seconds"][-1])
         verdict = _sameness(job, fastest, peer, chosen)
         for turn in range(chosen.rounds if verdict["same"] else 0):

@@ -106,7 +106,7 @@ def test_trl_counts_at_its_fastest_and_runs_in_its_own_environment(made_up, save
     assert code == 0
     assert (figures["fastest_peer"], figures["peer"]) == ("trl-4", "trl")
     assert (figures["speed_ratio"], figures["memory_ratio"]) == (3.0, 0.25)
-    assert figures["tried_once"].keys() == {"trl-1", "trl-2", "trl-4"}
+    assert figures["tried_once"].keys() == {"sawyer", "trl-1", "trl-2", "trl-4"}
     assert figures["contenders"]["sawyer"]["update_seconds_by_round"] == [[2.0], [2.0]]
     assert figures["versions"]["trl"] == peer_environment.TRL
     assert figures.keys() >= {"command", "hardware", "precision", "sameness", "prompt_tokens"}
