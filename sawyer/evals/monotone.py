@@ -84,7 +84,7 @@ def curve(
     points = []
     for number in np.unique(of_item):
         inside = np.flatnonzero(of_item == number)
-        names = None if prompts is None else [prompts[i] for i in inside]
+        names = None if prompts is None else [prompts[int(i)] for i in inside]
         points.append(
             {
                 "label": float(x[inside].mean()),

@@ -296,7 +296,8 @@ def test_a_recipe_with_ppo_runs_to_its_report(command, saved_policy, tmp_path, m
             "gold": "verifiable", "reference": "base",
         },
     }  # fmt: skip
-    Path("tiny.yaml").write_text(yaml.safe_dump({"name": "tiny", "model": saved_policy("llama"), "stages": stages}))
+    recipe = {"name": "tiny", "model": saved_policy("llama"), "stages": stages}
+    Path("tiny.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     code, _, err = command("run", "tiny.yaml", "--out", "out")
     assert code == 0, err
     summary = json.loads(Path("out/summary.json").read_text())
