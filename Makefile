@@ -35,7 +35,7 @@ quickstart: setup ## Run the whole workflow on a real 135M model and open its re
 
 test: setup ## Run the test suite (ARGS="tests/models -k gguf" narrows it).
 	@echo "Running the tests in $(JOBS) processes of one thread each."
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: setup ## Check style, formatting and types.
 	@echo "Checking with ruff (lint and format) and mypy."

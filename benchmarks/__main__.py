@@ -1,8 +1,8 @@
-"""All benchmarks, each with its figures in `benchmarks/results/`: training and scoring in both precisions, rankings and
-generation in bf16.
+"""All benchmarks, each with its figures in `benchmarks/results/`: training, online steps, PPO and scoring in both
+precisions, rankings and generation in bf16.
 
-Arguments go to each of them: `python -m benchmarks --pairs 64`; to scoring and generation only those that they know
-too: `--data`, `--model`, `--rounds`, `--seed`, `--threads`. Takes many hours on two cores.
+Arguments go to each of them: `python -m benchmarks --pairs 64`; to online steps, PPO, scoring and generation only those
+that they know too: `--data`, `--model`, `--rounds`, `--seed`, `--threads`. Takes many hours on two cores.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks import rollout, scoring
+from benchmarks import online, ppo, rollout, scoring
 from benchmarks.contest import main
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,13 +41,17 @@ def _benchmarks(arguments: list[str]) -> Iterator[tuple[str, Callable[[list[str]
         own = ["--pairs", "16", *arguments, "--precision", "bf16", "--ranking", size]
         yield f"reward-ranking-{size}", partial(main, "reward"), own
     for precision in PRECISIONS:
+        yield f"online-{precision}", online.main, [*shared, "--precision", precision]
+    for precision in PRECISIONS:
+        yield f"ppo-{precision}", ppo.main, [*shared, "--precision", precision]
+    for precision in PRECISIONS:
         yield f"scoring-{precision}", scoring.main, [*shared, "--precision", precision]
     for peer in ("hf", "ctranslate2"):
         yield f"rollout-{peer}", rollout.main, [*shared, "--peer", peer]
 
 
 def _shared(arguments: list[str]) -> list[str]:
-    """The arguments that scoring and generation take too."""
+    """The arguments that all benchmarks take."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in SHARED:
         parser.add_argument(name)

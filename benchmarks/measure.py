@@ -67,6 +67,8 @@ def profiled(run: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, A
 def in_own_process(job: dict[str, Any]) -> dict[str, Any]:
     """The result of a job done by `benchmarks.worker` in a fresh process, so that its peak memory is its own.
 
+    The process runs the job's `python`; without that, this one's.
+
     Raises:
         RuntimeError: the process failed; the message ends with what it wrote to its standard error.
     """
@@ -85,7 +87,7 @@ def in_own_process(job: dict[str, Any]) -> dict[str, Any]:
         job_file, result_file = Path(folder, "job.json"), Path(folder, "result.json")
         job_file.write_text(json.dumps(job))
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.worker", str(job_file), str(result_file)],
+            [job.get("python", sys.executable), "-m", "benchmarks.worker", str(job_file), str(result_file)],
             cwd=Path(__file__).parents[1],
             env={**os.environ, **quiet},
             stdout=subprocess.DEVNULL,

@@ -44,7 +44,7 @@ def run(job: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     else:
         model = TreePolicy(load(job))
         objective = objectives.dpo() if job["task"] == "dpo" else objectives.sft()
-    seen = _FirstStep(model, trees[: job["batch"]], settings.token_budget)
+    seen = FirstStep(model, trees[: job["batch"]], settings.token_budget)
     figures = Silent()
     train(
         model, _unshuffled(trees, settings, job["seed"]), objective, settings,
@@ -126,7 +126,7 @@ def _with_reference(trees: Sequence[TokenTree], job: dict[str, Any]) -> tuple[li
     return trees, time.perf_counter() - began
 
 
-class _FirstStep:
+class FirstStep:
     """Keeps what the model says of each completion of the first update: its log-prob, or its reward."""
 
     def __init__(self, model: TreeModel, trees: Sequence[TokenTree], token_budget: int) -> None:
@@ -135,7 +135,9 @@ class _FirstStep:
         self.rewards = isinstance(model, TreeReward)
         model.register_forward_hook(self._keep)
 
-    def _keep(self, _: nn.Module, arguments: tuple[TreeBatch], output: torch.Tensor) -> None:
+    def _keep(self, _: nn.Module, arguments: tuple[TreeBatch], output: Any) -> None:
+        if isinstance(output, tuple):  # with the spread of the distributions
+            output = output[0]
         if len(self.outputs) < len(self.rows):
             batch = arguments[0]
             value_C = output if self.rewards else batch.sum_by_completion(output)

@@ -39,30 +39,9 @@ def run(job: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     task = job["task"]
     columns = [column for row in rows for column in _columns(task, row)]
     accumulation = job["batch"] * len(columns) // len(rows) // job["micro_batch"]
-    common: dict[str, Any] = dict(
-        per_device_train_batch_size=job["micro_batch"],
-        gradient_accumulation_steps=accumulation,
-        num_train_epochs=1,
-        train_sampling_strategy="sequential",
-        learning_rate=job["learning_rate"],
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        optim="adamw_torch_fused",
-        use_cpu=True,
-        bf16=job["precision"] == "bf16",
-        gradient_checkpointing=False,
-        max_length=None,
-        seed=job["seed"],
-        dataloader_num_workers=0,
-        logging_steps=10**9,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-    )
+    common = arguments_of(job, accumulation)
     model: Any = load(job)
-    clock = _clock()
+    clock = step_clock()
     with tempfile.TemporaryDirectory() as folder:
         if task == "dpo":
             kind, arguments = DPOTrainer, DPOConfig(folder, precompute_ref_log_probs=True, **common)
@@ -89,6 +68,32 @@ def run(job: dict[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
         "values": seen.values,
         "reference_seconds": trainer.reference_seconds,
     }
+
+
+def arguments_of(job: dict[str, Any], accumulation: int) -> dict[str, Any]:
+    """What all of TRL's trainers are told: the same optimiser as ours, and nothing that takes time beside training."""
+    return dict(
+        per_device_train_batch_size=job["micro_batch"],
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=1,
+        train_sampling_strategy="sequential",
+        learning_rate=job["learning_rate"],
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        use_cpu=True,
+        bf16=job["precision"] == "bf16",
+        gradient_checkpointing=False,
+        max_length=None,
+        seed=job["seed"],
+        dataloader_num_workers=0,
+        logging_steps=10**9,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
 
 
 def _columns(task: str, row: Row) -> list[dict[str, list[int]]]:
@@ -134,7 +139,7 @@ def _recording(kind: type) -> type:
     return Recording
 
 
-def _clock() -> Any:
+def step_clock() -> Any:
     """A callback with the `seconds` of each update; its batches have been fetched and collated before."""
     from transformers import TrainerCallback
 

@@ -51,8 +51,6 @@ ALONE: dict[str, dict[str, Any]] = {
 AGREE_TOKENS, AGREE_PROMPTS = 16, 4
 BATCHES = (16, 32, 64, 128)
 """Sequences in a batch of CTranslate2."""
-LONGEST_PAIR = 512
-"""Tokens of the pairs of HH-RLHF whose prompts are taken, as in the other benchmarks."""
 MOST_MEMORY = 1.2
 """What Sawyer promises: at most so many times its weights and its cache."""
 
@@ -236,7 +234,7 @@ def real_prompts(model: str, count: int, data: Path) -> list[list[int]]:
     """
     from sawyer.models.load import load_tokenizer
 
-    return [pair["prompt"] for pair in work.hh_pairs(data, count, load_tokenizer(model), LONGEST_PAIR)]
+    return [pair["prompt"] for pair in work.hh_pairs(data, count, load_tokenizer(model), work.LONGEST_PAIR)]
 
 
 def _about(chosen: argparse.Namespace) -> dict[str, Any]:

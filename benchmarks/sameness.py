@@ -1,6 +1,7 @@
 """Do both sides compute the same thing? Asked before any speed is believed.
 
-Compared are, for every sequence of the first update, its log-prob (its reward, for reward models), and for every update
+Compared are, for every sequence of the first update, its log-prob (its reward, for reward models; for PPO the
+advantages of its tokens, into which log-probs, reference, values and reward all go), and for every update
 the gradient norm before clipping and the loss. In fp32 ours must equal the peer's. In bf16 rounding differs (ours
 rounds the weights once an update, TRL's autocast at every use), so each side is held against its own fp32 run, the two
 fp32 runs strictly against each other, and the two bf16 runs loosely: bfloat16 has three digits, and at the start TRL
@@ -27,17 +28,20 @@ FIGURES = (*VALUES, "grad_norms", "losses")
 EXACT = {"values": 1e-3, "grad_norms": 1e-2, "losses": 1e-3}
 ROUNDED = {
     "dpo": {"values": 2e-2, "grad_norms": 2e-1, "losses": 2e-1},  # a nat in hundreds is 0.1 of loss at beta 0.1
+    "ppo": {"values": 1e-1, "grad_norms": 3e-1, "losses": 5e-2},  # advantages over a value model with a random head
     "reward": {"values": 1e-1, "grad_norms": 3e-1, "losses": 5e-2},  # differences of small numbers from a random head
+    "online": {"values": 2e-2, "grad_norms": 2e-1, "losses": 2e-1},  # DPO on answers that were drawn
     "sft": {"values": 2e-2, "grad_norms": 1e-1, "losses": 2e-2},
 }
-"""Relative: rewards to the largest one, losses to at least 1, log-probs and gradient norms each to itself."""
+"""Relative: rewards and advantages to the largest one, losses to at least 1, log-probs and gradient norms each to
+itself."""
 
 
 def compare(task: str, one: Result, other: Result, precision: str, figures: Sequence[str] = FIGURES) -> dict[str, Any]:
     """The largest differences between two runs, over the updates both have, and whether they are tolerable."""
     tolerance = EXACT if precision == "fp32" else ROUNDED[task]
     worst = {}
-    if task == "reward":
+    if task in ("reward", "ppo"):
         worst["values"] = _furthest_rewards(one["values"], other["values"])
     else:
         values = zip(_flat(one["values"]), _flat(other["values"]), strict=True)

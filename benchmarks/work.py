@@ -24,6 +24,8 @@ PROMPT_TOKENS, CHOSEN_TOKENS, REJECTED_TOKENS = (125, 0.95), (40, 0.84), (50, 0.
 CONVERSATION_TOKENS = (220, 0.9)
 SHORTEST, LONGEST = 20, 800
 """Tokens of a generated conversation."""
+LONGEST_PAIR = 512
+"""Tokens of the pairs of HH-RLHF whose prompts are taken, where only those count."""
 
 
 def lengths(count: int, mean_and_spread: tuple[float, float], low: int, high: int, rng: random.Random) -> list[int]:
@@ -62,14 +64,14 @@ def with_warm_up(rows: list[Row], batch: int) -> list[Row]:
 def generated_pairs(count: int, tokenizer: Any, max_length: int, seed: int) -> list[Row]:
     """Pairs of stretches of text with the lengths of HH-RLHF, each completion closed by the end token."""
     rng = random.Random(seed)
-    text = _text(tokenizer)
+    source = text(tokenizer)
     chosen = lengths(count, CHOSEN_TOKENS, 3, max_length // 2, rng)
     rejected = lengths(count, REJECTED_TOKENS, 3, max_length // 2, rng)
     prompts = lengths(count, PROMPT_TOKENS, 4, max_length, rng)
     rows = []
     for p, c, r in zip(prompts, chosen, rejected, strict=True):
         p = min(p, max_length - max(c, r))
-        prompt, first, second = (_stretch(text, k, rng) for k in (p, c - 1, r - 1))
+        prompt, first, second = (stretch(source, k, rng) for k in (p, c - 1, r - 1))
         end = [tokenizer.eos_token_id]
         rows.append({"prompt": prompt, "completions": [first + end, second + end]})
     return rows
@@ -78,7 +80,7 @@ def generated_pairs(count: int, tokenizer: Any, max_length: int, seed: int) -> l
 def generated_conversations(count: int, tokenizer: Any, max_length: int, seed: int) -> list[Row]:
     """Conversations of text and mixed length: about 200 tokens a turn, 60 % of them the assistant's."""
     rng = random.Random(seed)
-    text = _text(tokenizer)
+    source = text(tokenizer)
     high = min(LONGEST, max_length)
     rows = []
     for length in lengths(count, (min(CONVERSATION_TOKENS[0], high / 2), CONVERSATION_TOKENS[1]), SHORTEST, high, rng):
@@ -88,7 +90,7 @@ def generated_conversations(count: int, tokenizer: Any, max_length: int, seed: i
         for turn in range(turns):
             size = length // turns + (length % turns if turn == 0 else 0)
             asked = max(1, round(0.4 * size))
-            ids += [*_stretch(text, size - 1, rng), tokenizer.eos_token_id]
+            ids += [*stretch(source, size - 1, rng), tokenizer.eos_token_id]
             scored += [False] * asked + [True] * (size - asked)
         rows.append({"ids": ids, "scored": scored})
     return rows
@@ -128,6 +130,22 @@ def hh_conversations(path: Path, count: int, tokenizer: Any, max_length: int) ->
         if len(rows) == count:
             return rows
     raise SawyerError(f"{path} has only {len(rows)} dialogues of at most {max_length} tokens: ask for fewer.")
+
+
+def prompts(data: Path | None, count: int, tokenizer: Any, longest: int) -> list[Row]:
+    """`count` prompts as conversations: those of the verifiable task, or the first ones of the HH-RLHF file `data` that
+    have at most `longest` tokens. Raises SawyerError as `hh_pairs`."""
+    from sawyer.data.chat import ChatFormat
+    from sawyer.data.verifiable import make_prompts
+
+    asked = make_prompts(count, "train") if data is None else _hh(data, tokenizer)[1]
+    chat = ChatFormat(tokenizer, default="plain")
+    fitting = (record.prompt for record in asked if len(chat.prompt_ids(record.prompt)) <= longest)
+    rows = [{"prompt": list(prompt)} for prompt in itertools.islice(fitting, count)]
+    if len(rows) < count:
+        of = data or "the verifiable task"
+        raise SawyerError(f"{of} has only {len(rows)} prompts of at most {longest} tokens: ask for fewer.")
+    return rows
 
 
 def rankings(data: Path | None, count: int, size: int, tokenizer: Any, max_length: int, seed: int) -> list[Row]:
@@ -173,7 +191,7 @@ def describe(rows: Sequence[Row]) -> dict[str, Any]:
     return {"rows": len(rows), "mean_tokens": {part: round(value, 1) for part, value in figures.items()}}
 
 
-def _text(tokenizer: Any) -> list[int]:
+def text(tokenizer: Any) -> list[int]:
     """Tokens of the verifiable task's instructions and answers, end to end.
 
     Random tokens would take the same time, but a model is lost in them: in bfloat16 the gradient of either side is then
@@ -185,9 +203,10 @@ def _text(tokenizer: Any) -> list[int]:
     return [token for text in texts for token in tokenizer(f"{text}\n\n", add_special_tokens=False)["input_ids"]]
 
 
-def _stretch(text: list[int], size: int, rng: random.Random) -> list[int]:
-    start = rng.randrange(len(text) - size)
-    return text[start : start + size]
+def stretch(source: list[int], size: int, rng: random.Random) -> list[int]:
+    """`size` tokens that follow each other somewhere in `source`."""
+    start = rng.randrange(len(source) - size)
+    return source[start : start + size]
 
 
 def _hh(path: Path, tokenizer: Any) -> tuple[Any, Any]:

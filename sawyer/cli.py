@@ -15,6 +15,7 @@ from sawyer.cli_data import app as data_verbs
 from sawyer.cli_eval import API, SCORER
 from sawyer.cli_eval import app as evaluation_verbs
 from sawyer.cli_score import score
+from sawyer.cli_seeds import print_seeds
 from sawyer.console import INCOMPLETE, INTERRUPTED, USER_ERROR, AsJson, print_table, table
 from sawyer.errors import SawyerError
 from sawyer.options import with_settings
@@ -35,6 +36,10 @@ _SEED = (
     "The same seed gives the same completions: in fp32 whatever is generated beside them; in bf16, where "
     "rounding depends on the batch, for the same prompts, --n, --batch and --token-budget on the same machine. To an "
     "endpoint it is a wish."
+)
+_SEEDS = (
+    "Run it once for each seed, into OUT/seed-0, OUT/seed-1, ...: a list (0,1,2), or how many (3). Every seed runs "
+    "every stage."
 )
 _BY = (
     "With --best-of: a reward model, by folder or hub name; or verifiable, the gold reward, for prompts that carry "
@@ -84,21 +89,32 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Change a part of the recipe: --set stages.sft.epochs=1"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME without it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder; runs/NAME without it, with --seeds NAME-seeds.")] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="LIST|COUNT", help=_SEEDS)] = None,
     check: Annotated[bool, typer.Option("--check", help="Check recipe, models and files; run nothing.")] = False,
     open_report: Annotated[bool, typer.Option("--open", help="Open the report in a browser at the end.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe; run it again to continue what was interrupted, and to repeat only what changed.
 
+    With --seeds, what the stages `evaluate` found is put together in seeds.json and seeds.html: the mean of each figure
+    over seeds and prompts, with an interval that covers the choice of both. Seeds that are done are skipped, so more of
+    them can be added.
+
     Example: sawyer run quickstart --set seed=1 --out runs/seed-1
+
+    Example: sawyer run quickstart --seeds 0,1,2
+
+    Example: sawyer run quickstart --seeds 5 --out runs/five
     """
     from sawyer.numerics import prepare
+    from sawyer.pipeline import seeds as several
     from sawyer.pipeline.processes import Processes
     from sawyer.pipeline.recipe import load_recipe
     from sawyer.pipeline.run import run_recipe
     from sawyer.pipeline.summary import read_summary
 
+    numbers = None if seeds is None else several.parse_seeds(seeds)
     if check:
         from sawyer.pipeline.plan import plan
 
@@ -109,7 +125,10 @@ def run(
     try:
         checked = load_recipe(recipe, settings or [])
         prepare()
-        folder = run_recipe(checked, out)
+        if numbers is None:
+            folder = run_recipe(checked, out)
+        else:
+            folder = several.run_seeds(recipe, settings or [], numbers, out)
         done = True
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue where it stopped", file=sys.stderr)
@@ -118,8 +137,11 @@ def run(
         processes.leave(failed=not done)
     if not processes.is_main:
         return
-    _print_run(read_summary(folder), as_json)
-    report = folder / "report.html"
+    if numbers is None:
+        _print_run(read_summary(folder), as_json)
+    else:
+        print_seeds(several.read_seeds(folder), as_json)
+    report = folder / ("report.html" if numbers is None else several.PAGE)
     if open_report and report.exists():
         import webbrowser
 
@@ -277,15 +299,20 @@ def losses(
 
 @app.command(short_help="Show the stages and figures of a run.")
 def show(
-    run: Annotated[str, typer.Argument(help="A run's folder, or its name in runs/.")],
+    run: Annotated[str, typer.Argument(help="The folder of a run or of several seeds, or its name in runs/.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show a run: its stages, how far they are, how long they took, and their figures.
+    """Show a run: its stages, how far they are, how long they took, their figures; of several seeds what they found.
 
     Example: sawyer show runs/quickstart
     """
+    from sawyer.pipeline.seeds import find_seeds, read_seeds
     from sawyer.pipeline.summary import read_summary
 
+    seeds = find_seeds(run)
+    if seeds is not None:
+        print_seeds(read_seeds(seeds), as_json)
+        return
     _print_run(read_summary(run), as_json)
 
 

@@ -12,7 +12,7 @@ from sawyer.console import AsJson, print_table, table
 
 app = typer.Typer(
     name="data",
-    help="Published preference sets: build, count, look at and check them.",
+    help="Published sets, of preferences mostly: build, count, look at and check them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -48,7 +48,7 @@ def build(
 
     Without --path a set is loaded from the Hugging Face hub. Sources are hh, shp, helpsteer, pku, ultrafeedback,
     ultrainteract, code-ultrafeedback, argilla-math, orca, capybara, summarize, nectar, webgpt, oasst, gpt4-llm,
-    alpaca-farm, and the mixtures mix1 and mix2.
+    alpaca-farm, dolly, and the mixtures mix1 and mix2.
 
     Example: sawyer data build shp --out data/shp --set max_pairs=1 --split train=0.9 --split test=0.1
 

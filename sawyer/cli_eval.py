@@ -1,4 +1,4 @@
-"""`sawyer eval ...`: the verbs that measure reward models. Thin, as those in `cli.py`: parse, call, print."""
+"""`sawyer eval ...`: the verbs that measure reward models and raters. Thin, as in `cli.py`: parse, call, print."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="eval",
-    help="Measure reward models: on RewardBench, or on pairs of your own.",
-    short_help="Measure reward models.",
+    help="Measure reward models, on RewardBench or on pairs of your own, and how far raters agree.",
+    short_help="Measure reward models and raters.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -155,6 +155,64 @@ def reward(
         return
     print(f"{result['model']} ({result['scorer']}): {result['pairs']} pairs of {result['prompts']} prompts")
     _print("", "", "interval", "n", rows=work.table_rows(result))
+
+
+@app.command(short_help="How far raters agree, people and judges, and what biases judges.")
+def agreement(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Labels: a row an item, a column a rater.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures into this .json.")] = None,
+    page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with plots into this .html.")] = None,
+    rater: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="A column that is a rater; repeat. Else all others are.")
+    ] = None,
+    tie: Annotated[float | None, typer.Option(help="The number that is a tie, such as 5 of 1 to 9.")] = None,
+    prefers_a: Annotated[str, typer.Option(metavar="low|high", help="Numbers that prefer a, seen from --tie.")] = "low",
+    model_of: Annotated[
+        list[str] | None, typer.Option(metavar="RATER=MODEL", help="A judge's name in a_model and b_model; repeat.")
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the prompts, to fit calibrations on the others.")] = 5,
+    level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Coverage of the intervals.")] = 0.95,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 2_000,
+    seed: Annotated[int, typer.Option(help="Of the resampling and of the folds.")] = 0,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Agreement of every two raters of the same items: exact and within one, errors, correlations, kappas, before and
+    after a monotone calibration on other prompts; Krippendorff's alpha of all; and biases of judges of two completions.
+
+    Every column is a rater but id, prompt, and a, b, a_length, b_length, a_model, b_model and NAME:swapped, which tell
+    what was compared and what rater NAME says with b shown first. Several files are joined by id. Labels are numbers or
+    texts; for biases they are A, B and tie, or numbers with --tie.
+
+    Example: sawyer eval agreement labels.csv --page agreement.html
+
+    Example: sawyer eval agreement people.csv judge.jsonl --out agreement.json
+
+    Example: sawyer eval agreement labels.csv --tie 5 --model-of judge=qwen3-8b --json
+    """
+    from sawyer.apps import evaluate_agreement as work
+    from sawyer.apps.show_agreement import table_rows
+
+    request = work.Request(
+        files=files,
+        out=out,
+        page=page,
+        raters=rater or (),
+        tie=tie,
+        prefers_a=prefers_a,
+        model_of=model_of or (),
+        folds=folds,
+        level=level,
+        draws=draws,
+        seed=seed,
+        overwrite=overwrite,
+    )
+    result = worked(work.evaluate, request)
+    if as_json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    print(f"{len(result['raters'])} raters of {result['items']} items, {result['prompts']} prompts")
+    _print("", "", "interval", "n", rows=table_rows(result))
 
 
 def remote_judge(context: typer.Context, endpoint: str | None) -> ApiSettings | None:

@@ -166,6 +166,22 @@ def test_commands_on_data_of_the_docs_run(command, tmp_path, monkeypatch):
     assert len(kept["sawyer"]) * 2 == len(kept["notebook"]) * 3
 
 
+def test_agreement_of_the_docs_is_measured(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = [ROOT / "docs" / "how-to.md"]
+    Path("labels.csv").write_text(blocks("csv", page)[0])
+    Path("people.csv").write_text("id,score\n1,4\n2,5\n3,1\n")
+    write_rows("judge.jsonl", [{"id": i, "score": 2 * i} for i in range(1, 4)])
+    Path("scores.csv").write_text("id,human,judge,judge:swapped\n1,2,1,9\n2,8,5,5\n3,5,2,3\n")
+    lines = [line for line in commands("sawyer", page) if verb_of(line) == ["eval", "agreement"]]
+    assert len(lines) == 3
+    for line in lines:
+        code, _, err = command(*words(line))
+        assert code == 0, (line, err)
+    assert "<svg" in Path("agreement.html").read_text()
+    assert json.loads(Path("agreement.json").read_text())["pairs"][0]["a"] == "people.score"
+
+
 MODULES = sorted({words(line)[1].replace("TASK", "dpo") for line in commands("python")})
 
 

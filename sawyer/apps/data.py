@@ -107,7 +107,7 @@ def build(request: BuildRequest, voice: Voice | None = None) -> dict[str, Any]:
     """
     voice = voice or Voice()
     _check_place(request)
-    settings = _of_source(request) if request.what in source_names() else _of_recipe(request)
+    settings, models = (_of_source(request), {}) if request.what in source_names() else _of_recipe(request)
     out = request.out.resolve()
     partial = out.parent / f".{out.name}.partial"
     with disk_errors(out.parent):
@@ -115,7 +115,7 @@ def build(request: BuildRequest, voice: Voice | None = None) -> dict[str, Any]:
         partial.mkdir(parents=True)
         try:
             voice.say(f"building {request.out} from {request.what}")
-            figures = stage.run(settings, Context("data", partial, partial, seed=0, voice=voice))
+            figures = stage.run(settings, Context("data", partial, partial, seed=0, models=models, voice=voice))
             made = {"version": __version__, "settings": settings.model_dump(mode="json")}
             write_json(partial / BUILT, {**made, "figures": figures})
             if out.exists():
@@ -177,8 +177,8 @@ def _data_settings(value: dict[str, Any], options: dict[Any, str]) -> stage.Sett
     return settings
 
 
-def _of_recipe(request: BuildRequest) -> stage.Settings:
-    """The settings of a recipe's data stage, as a run of the recipe would have them."""
+def _of_recipe(request: BuildRequest) -> tuple[stage.Settings, dict[str, str]]:
+    """The settings of a recipe's data stage, as a run of the recipe would have them, and the recipe's models."""
     if not Path(request.what).is_file() and request.what not in (file.stem for file in bundled_recipes()):
         names = [*source_names(), *(file.stem for file in bundled_recipes())]
         suggestion = did_you_mean(request.what, names, "the sources and recipes are")
@@ -205,7 +205,12 @@ def _of_recipe(request: BuildRequest) -> stage.Settings:
         raise SawyerError(f"the recipe {request.what} has the data stages {', '.join(stages)}; choose with --stage")
     settings = stages[name].settings
     assert isinstance(settings, stage.Settings)
-    return settings
+    if settings.tokens_of is not None and settings.tokens_of not in recipe.models:
+        raise SawyerError(
+            f"{recipe.where('stages', name, 'tokens_of')}: '{settings.tokens_of}' is a stage, whose model is not there "
+            "before a run; name a model of the recipe, such as base"
+        )
+    return settings, recipe.models
 
 
 # --- stats ------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from sawyer import __version__
 from sawyer.apps.measuring import fingerprint, measure_all
+from sawyer.apps.plain_page import Line, plain_page
 from sawyer.apps.scorer_settings import ScorerSettings
 from sawyer.apps.scorers import Scorer, make_scorer
 from sawyer.apps.work import check_out, work_folder
@@ -224,8 +224,6 @@ def _figures(
 
 # --- showing ----------------------------------------------------------------------------------------------------------
 
-Line = tuple[str, str, str, str]
-
 
 def table_rows(result: dict[str, Any]) -> list[Line]:
     """What, figure, interval and n of everything, in the order in which it matters."""
@@ -262,23 +260,11 @@ def page(result: dict[str, Any]) -> str:
     """The figures and plots as one HTML page that asks nothing of the network."""
     from sawyer.pipeline.report import plots
 
-    name = html.escape(result["model"])
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in table_rows(result)
-    )
     drawn = [plots.reliability(result, "pairs", f"Calibration of {result['model']}")]
     drawn.append(plots.length_heat_map(result["heat_map"]) if result["heat_map"] is not None else None)
-    figures = "".join(f"<figure>{svg}</figure>" for svg in drawn if svg is not None)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>Reward model {name}</title><style>:root{{--grid:#c9ced6;color-scheme:light dark}}"
-        "body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}"
-        "td{padding:.15rem .8rem .15rem 0}figure{margin:2rem 0}svg{max-width:100%;height:auto}</style></head><body>"
-        f"<h1>Reward model {name}</h1><p>{result['pairs']} pairs of {result['prompts']} prompts from "
-        f"{html.escape(result['data'])}. {result['level']:.0%} intervals.</p>"
-        f"{figures}<table><tr><th></th><th></th><th>interval</th><th>n</th></tr>{rows}</table></body></html>\n"
-    )
+    measured = f"{result['pairs']} pairs of {result['prompts']} prompts from {result['data']}."
+    intro = f"{measured} {result['level']:.0%} intervals."
+    return plain_page(f"Reward model {result['model']}", [intro], drawn, table_rows(result))
 
 
 def _share(name: str, figure: dict[str, Any]) -> Line:

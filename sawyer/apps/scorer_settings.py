@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, FiniteFloat
 
+from sawyer.feedback.computed import Computed
 from sawyer.settings import Settings
 
 
@@ -24,11 +25,9 @@ class ScorerSettings(Settings):
     """With dpo: multiplies the log-ratio. DPO's own, such as 0.1, gives its probabilities; rankings are the same."""
     ref_free: Literal["avg", "sum", "norm"] = "avg"
     """With dpo-ref-free: mean log-prob, their sum, or minus their Euclidean length."""
-    rule: (
-        Literal["length", "nouns", "nouns_for_tokens", "token_density", "reading_grade", "bag_of_words", "verifiable"]
-        | None
-    ) = None
-    """With rule: what of the text counts; verifiable is the gold reward of prompts that carry their constraints."""
+    rule: Computed | None = None
+    """With rule: what of the text counts; verifiable is the gold reward of prompts that carry their constraints,
+    arithmetic that of prompts to work something out."""
     words: tuple[str, ...] = ()
     """With bag_of_words: a word to count; give it several times."""
     ensemble: Literal["mean", "min", "mean-std", "majority"] | None = None

@@ -220,11 +220,11 @@ def _seed(settings: ScorerSettings, kind: str) -> dict[str, Any]:
 
 def _rule(settings: ScorerSettings) -> tuple[Member, dict[str, Any]]:
     """A rule of the text as a member, and what to say of it."""
-    from sawyer.feedback.rules import VerifiableReward
-    from sawyer.feedback.rules_text import text_rule
+    from sawyer.feedback.computed import computed_reward
 
-    name = str(settings.rule)
-    feedback: Feedback = VerifiableReward() if name == "verifiable" else text_rule(name, settings.words)
+    assert settings.rule is not None, "refused by _check"
+    name = settings.rule
+    feedback = computed_reward(name, settings.words)
     asked = {"rule": name, **({"words": list(settings.words)} if settings.words else {})}
     return Member(name, lambda _: feedback, asked), asked
 

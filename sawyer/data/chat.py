@@ -33,6 +33,15 @@ TEMPLATES = {
         "{% endfor %}"
         "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
     ),
+    "sawyer": (
+        "{% for message in messages %}"
+        "{% if not loop.first %}{{ '\n' }}{% endif %}"
+        "{% if message.role == 'user' %}{{ 'Question: ' + message.content }}"
+        "{% elif message.role == 'assistant' %}{{ 'Response: ' + message.content + eos_token }}"
+        "{% else %}{{ message.content }}{% endif %}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '\nResponse:' }}{% endif %}"
+    ),
     "chatml": (
         "{% for message in messages %}"
         "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
@@ -40,7 +49,9 @@ TEMPLATES = {
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     ),
 }
-"""Built-in templates, by name. `plain` needs no special token but the end token."""
+"""Built-in templates, by name. `plain` and `sawyer` need no special token but the end token. `sawyer` is the SAWYER
+paper's, which added `Question:` and `Response:` to the vocabulary as special tokens; a prompt that has one of them then
+forges a turn, so here they are text."""
 
 _EDGE = "\u2003"  # white space on both sides of a mark: gone after rendering where the template trims its contents
 _MARK = re.compile("(\u2003?)\ue000([0-9]+)\ue001(\u2003?)")

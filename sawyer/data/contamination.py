@@ -6,13 +6,12 @@ C) or 8 (Tülu 3, Lambert et al. 2024). A shorter evaluation prompt overlaps wit
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sawyer.data.csv_rows import csv_rows
 from sawyer.data.files import SUFFIXES, WRONG_TYPE, data_files, raw_rows, read_bytes
 from sawyer.data.hh import hh_comparison, is_hh
 from sawyer.data.ngrams import ngrams, words
@@ -131,20 +130,15 @@ def evaluation_prompts(path: str | Path, field: str | None = None) -> list[Evalu
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    if not path.name.endswith((*TEXT_SUFFIXES, ".csv")):
-        yield from ((row.number, row.value) for row in raw_rows(path))
+    if not path.name.endswith(TEXT_SUFFIXES):
+        rows = csv_rows(path) if path.name.endswith(".csv") else raw_rows(path)
+        yield from ((row.number, row.value) for row in rows)
         return
     try:
         text = read_bytes(path).decode("utf-8")
     except UnicodeDecodeError:
         raise SawyerError(f"{path} is not UTF-8 text; save it as UTF-8") from None
-    if path.name.endswith(".csv"):
-        try:
-            yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), start=2)
-        except csv.Error as error:
-            raise SawyerError(f"{path} is not a table of comma-separated values ({error})") from None
-    else:
-        yield from ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+    yield from ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
 
 
 def _prompt_of(row: Any, field: str | None) -> str:

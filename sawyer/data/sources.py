@@ -137,11 +137,15 @@ SourceSettings = Annotated[
 
 
 def load_source(
-    settings: SourceBase, say: Callable[[str], None] = lambda text: None
+    settings: SourceBase,
+    say: Callable[[str], None] = lambda text: None,
+    refuse: Callable[[Record], str | None] = lambda record: None,
 ) -> tuple[list[Record], LoadReport]:
     """The records of a source, each once, shuffled and cut as the settings say, and what was dropped on the way.
 
-    `say` is told, in a line each, how far a mixture is.
+    Args:
+        say: is told, in a line each, how far a mixture is.
+        refuse: why a record is to be dropped, if it is; asked before the records are shuffled and cut.
 
     Raises:
         SawyerError: a file or a hub data set cannot be read or is not what it should be; files hold different records.
@@ -156,10 +160,23 @@ def load_source(
             )
         records += part
         report.add(part_report)
-    records = unique(records, report)
+    records = _without(refuse, unique(records, report), report)
     if settings.shuffle_seed is not None:
         random.Random(settings.shuffle_seed).shuffle(records)
     return records[: settings.limit], report
+
+
+def _without(refuse: Callable[[Record], str | None], records: Sequence[Record], report: LoadReport) -> list[Record]:
+    """The records that are not refused; the report is brought up to date."""
+    kept = []
+    for number, record in enumerate(records, start=1):
+        reason = refuse(record)
+        if reason is None:
+            kept.append(record)
+        else:
+            report.kept -= 1
+            report.drop(reason, f"record {number}")
+    return kept
 
 
 def _parts(settings: SourceBase, say: Callable[[str], None]) -> list[tuple[list[Record], LoadReport]]:

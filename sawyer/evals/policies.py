@@ -40,11 +40,12 @@ def evaluate(
     order: Sequence[str] | None = None,
     subject: str | None = None,
     training_seeds: Sequence[int] = (),
+    previous: bool = True,
     level: float = 0.95,
     draws: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Every policy by itself, against the baseline and against the policy before it.
+    """Every policy by itself, against the baseline and, unless told otherwise, against the policy before it.
 
     Intervals are over prompts: a cluster bootstrap for means, the clustered Wilson interval for shares. A comparison
     takes the prompts both policies have, averages each policy's samples of a prompt, and tests the paired differences.
@@ -57,6 +58,7 @@ def evaluate(
         order: the policies in the order of the workflow; as given when left out.
         subject: the policy the headline is about, chosen on other data than these; the last when left out.
         training_seeds: those of the runs that trained the policies, to be stated with the result; none if not known.
+        previous: whether each is compared with the one before it.
         level: coverage of the intervals.
         draws: bootstrap resamples and random sign flips.
         seed: of both; the completions have one of their own.
@@ -90,7 +92,7 @@ def evaluate(
     comparisons = [
         {"policy": policy, "against": other, "roles": roles}
         | _compare(rows_of[policy], rows_of[other], level, draws, seed)
-        for policy, other, roles in _whom_with_whom(order, baseline)
+        for policy, other, roles in _whom_with_whom(order, baseline, previous)
     ]
     for column in COMPARED:
         tested = [comparison[column] for comparison in comparisons if column in comparison]
@@ -171,13 +173,13 @@ def _figures(rows: Sequence[Row], level: float, draws: int, seed: int) -> dict[s
     return figures
 
 
-def _whom_with_whom(order: Sequence[str], baseline: str) -> list[tuple[str, str, list[str]]]:
+def _whom_with_whom(order: Sequence[str], baseline: str, previous: bool) -> list[tuple[str, str, list[str]]]:
     """(policy, other, what the other is to it), each pair once."""
     pairs: dict[tuple[str, str], list[str]] = {}
     for i, policy in enumerate(order):
         if policy != baseline:
             pairs.setdefault((policy, baseline), []).append("baseline")
-            if i > 0:
+            if i > 0 and previous:
                 pairs.setdefault((policy, order[i - 1]), []).append("previous")
     return [(policy, other, roles) for (policy, other), roles in pairs.items()]
 

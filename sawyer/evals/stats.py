@@ -10,12 +10,12 @@ All functions are pure: the same numbers and the same seed give the same answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
+from scipy import sparse, special
 
 from sawyer.errors import SawyerError
 
@@ -23,6 +23,8 @@ Vector = NDArray[np.float64]
 
 CHUNK = 2_000_000
 """Random numbers held at once, which bounds the memory of resampling at a few tens of MB."""
+DEFINED = 0.9
+"""Share of resamples in which a statistic must be defined to have an interval."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,57 @@ def paired_difference(
         effect_size=cohens_d(differences),
         sd=float(differences.std(ddof=1)) if len(differences) > 1 else math.nan,
     )
+
+
+def bootstrap_counts(
+    measure: Callable[[Vector], Mapping[str, Vector]],
+    counts: sparse.csr_array,
+    clusters: Sequence[object] | None = None,
+    level: float = 0.95,
+    draws: int = 2_000,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Statistics that depend on how often each kind of thing was seen, with percentile bootstrap intervals.
+
+    A resample is then a row of counts, and all resamples are measured at once. An interval is over the resamples in
+    which the statistic is defined; where these are fewer than DEFINED of all, there is none.
+
+    Args:
+        measure: [D, M] counts of M kinds in D resamples to name -> [D] values, NaN where not defined.
+        counts: [n, M] what each of n values adds to the counts.
+        clusters: [n] which cluster each value belongs to; whole clusters are resampled.
+        level, draws, seed: as in `bootstrap_mean`.
+
+    Returns:
+        for each name the statistic of all values (`mean`) and its interval.
+
+    Raises:
+        SawyerError: no values, or labels of another number.
+    """
+    if counts.shape[0] == 0:
+        raise SawyerError("statistics need at least one value")
+    of_value = cluster_numbers(range(counts.shape[0]) if clusters is None else clusters, counts.shape[0])
+    n = int(of_value.max()) + 1
+    ones = np.ones(len(of_value))
+    member = sparse.csr_array((ones, (of_value, np.arange(len(of_value)))), shape=(n, len(of_value)))
+    by_cluster = (member @ counts).T.tocsr()  # [M, G]
+    whole = measure(np.asarray(by_cluster.sum(1), dtype=np.float64).reshape(1, -1))
+    if n < 2:
+        return {name: Estimate(float(value[0]), math.nan, math.nan, n) for name, value in whole.items()}
+    rng = np.random.default_rng(seed)
+    resampled: dict[str, list[Vector]] = {name: [] for name in whole}
+    for size in chunks(draws, max(n, counts.shape[1])):
+        times = rng.multinomial(n, np.full(n, 1 / n), size).astype(np.float64)
+        for name, values in measure(np.ascontiguousarray((by_cluster @ times.T).T)).items():
+            resampled[name].append(values)
+    found = {}
+    for name, value in whole.items():
+        values = np.concatenate(resampled[name])
+        defined = values[np.isfinite(values)]
+        enough = np.isfinite(value[0]) and len(defined) >= DEFINED * draws
+        low, high = np.quantile(defined, _tails(level)) if enough else np.full(2, math.nan)
+        found[name] = Estimate(float(value[0]), float(low), float(high), n)
+    return found
 
 
 def sign_flip_test(differences: ArrayLike, draws: int = 10_000, seed: int = 0) -> float:
@@ -229,12 +282,21 @@ def cluster_sums(values: Vector, clusters: Sequence[object] | None) -> tuple[Vec
     """Sum and count of the values in each cluster: [G], [G]. Without clusters each value is its own."""
     if clusters is None:
         return values, np.ones_like(values)
-    if len(clusters) != len(values):
-        raise SawyerError(f"{len(values)} values were given {len(clusters)} cluster labels")
-    numbers: dict[object, int] = {}
-    of_value = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
+    of_value = cluster_numbers(clusters, len(values))
     sums = np.bincount(of_value, weights=values).astype(np.float64)
     return sums, np.bincount(of_value).astype(np.float64)
+
+
+def cluster_numbers(clusters: Sequence[object], n: int) -> NDArray[np.int64]:
+    """[n] the number of each value's cluster, counted in the order in which they are met.
+
+    Raises:
+        SawyerError: not one label for each of n values.
+    """
+    if len(clusters) != n:
+        raise SawyerError(f"{n} values were given {len(clusters)} cluster labels")
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
 
 
 def resampled_means(sums: Vector, counts: Vector, draws: int, seed: int) -> Vector:

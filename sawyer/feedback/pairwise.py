@@ -9,13 +9,13 @@ are read and averaged.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import torch
 
 from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt
 from sawyer.feedback.pairwise_format import both_orders, first_wins, letter_ids, question_tree
+from sawyer.feedback.protocol import win_rates
 from sawyer.feedback.reward_model import within_context
 from sawyer.feedback.template import scoring_format
 from sawyer.models.load import load_policy
@@ -72,15 +72,7 @@ class PairwiseModel:
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]]) -> list[list[float]]:
         """The mean probability that a completion beats each of its siblings; 0.5 for one without siblings."""
-        games = [(i, j, k) for i, own in enumerate(completions) for j, k in combinations(range(len(own)), 2)]
-        won = self.prefer(
-            [prompts[i] for i, _, _ in games], [(completions[i][j], completions[i][k]) for i, j, k in games]
-        )
-        sums = [[0.0] * len(own) for own in completions]
-        for (i, j, k), p in zip(games, won, strict=True):
-            sums[i][j] += p
-            sums[i][k] += 1 - p
-        return [[total / (len(own) - 1) for total in own] if len(own) > 1 else [0.5] * len(own) for own in sums]
+        return win_rates(self, prompts, completions)
 
 
 def in_both_orders(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Protocol, runtime_checkable
 
 from sawyer.data.records import Prompt
@@ -35,6 +36,26 @@ def prefer(feedback: Feedback, prompts: Sequence[Prompt], pairs: Sequence[tuple[
     if own is not None:
         return own(prompts, pairs)
     return [sigmoid(a - b) for a, b in feedback.score(prompts, pairs)]
+
+
+def win_rates(feedback: Feedback, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]]) -> list[list[float]]:
+    """The mean probability that a completion beats each of its siblings; 0.5 for one without siblings.
+
+    Every two are compared once by the source's own `prefer`; where it has none, every one is scored once, and two
+    scores are compared as in `prefer`.
+    """
+    games = [(i, j, k) for i, own in enumerate(completions) for j, k in combinations(range(len(own)), 2)]
+    if hasattr(feedback, "prefer"):
+        asked = [(completions[i][j], completions[i][k]) for i, j, k in games]
+        won = prefer(feedback, [prompts[i] for i, _, _ in games], asked)
+    else:
+        scores = feedback.score(prompts, completions)
+        won = [sigmoid(scores[i][j] - scores[i][k]) for i, j, k in games]
+    sums = [[0.0] * len(own) for own in completions]
+    for (i, j, k), p in zip(games, won, strict=True):
+        sums[i][j] += p
+        sums[i][k] += 1 - p
+    return [[total / (len(own) - 1) for total in own] if len(own) > 1 else [0.5] * len(own) for own in sums]
 
 
 def sigmoid(x: float) -> float:

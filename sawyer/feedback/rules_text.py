@@ -81,13 +81,25 @@ def nouns(text: str) -> float:
     Raises:
         SawyerError: TextBlob is not installed.
     """
-    pieces = _CONTRACTED.sub(" ", " ".join(tokens(text)).replace("’", "'"))
-    return float(sum(tag.startswith("NN") and token[:1].isalnum() for token, tag in _tagger()(pieces, False)))
+    return float(len(_nouns(text)))
+
+
+def unique_nouns(text: str) -> float:
+    """How many different nouns there are, upper and lower case being one; see `nouns`.
+
+    D2PO keeps the cases apart, so that a policy can write each noun twice.
+    """
+    return float(len({noun.lower() for noun in _nouns(text)}))
 
 
 def nouns_for_tokens(text: str) -> float:
     """3 x nouns + (50 - tokens): nouns, in as few words as possible."""
     return 3 * nouns(text) + 50 - len(tokens(text))
+
+
+def _nouns(text: str) -> list[str]:
+    pieces = _CONTRACTED.sub(" ", " ".join(tokens(text)).replace("’", "'"))
+    return [token for token, tag in _tagger()(pieces, False) if tag.startswith("NN") and token[:1].isalnum()]
 
 
 @cache
@@ -131,6 +143,7 @@ def syllables(word: str) -> int:
 RULES: dict[str, Callable[[str], float]] = {
     "length": length,
     "nouns": nouns,
+    "unique_nouns": unique_nouns,
     "nouns_for_tokens": nouns_for_tokens,
     "token_density": token_density,
     "reading_grade": reading_grade,

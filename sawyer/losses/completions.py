@@ -22,6 +22,8 @@ class Completions:
         score_S: what a feedback says of the completion: a reward, or the probability of winning. None where unknown.
         shared_logp_S: the part of `logp_S` of the first tokens, as many as the pair's shorter completion has.
         shared_reference_logp_S: the same under the reference.
+        collision_S: log sum_v p(v)^2 where each token is predicted, summed over the tokens: what `logp_S` would be on
+            average of tokens drawn from the policy, as TRL reckons it. No gradient goes through it.
     """
 
     logp_S: torch.Tensor
@@ -30,6 +32,7 @@ class Completions:
     score_S: torch.Tensor | None = None
     shared_logp_S: torch.Tensor | None = None
     shared_reference_logp_S: torch.Tensor | None = None
+    collision_S: torch.Tensor | None = None
 
     @property
     def ratio_S(self) -> torch.Tensor:

@@ -234,6 +234,15 @@ def wpo(pairs: Pairs, *, beta: float = 0.1) -> torch.Tensor:
     return weight_P * dpo(pairs, beta=beta)
 
 
+def wpo_normalised(pairs: Pairs, *, beta: float = 0.1) -> torch.Tensor:
+    """WPO where a token's log-prob counts from log sum_v p(v)^2, so that what the policy itself draws weighs about 1
+    however long or open it is (Zhou et al. 2024, equation 2, as in TRL)."""
+    own = [
+        (side.logp_S.detach() - side.needed("collision_S")) / side.tokens_S for side in (pairs.chosen, pairs.rejected)
+    ]
+    return (own[0] + own[1]).exp().clamp_max(1.0) * dpo(pairs, beta=beta)
+
+
 def ld_dpo(pairs: Pairs, *, beta: float = 0.1, alpha: float = 0.5) -> torch.Tensor:
     """DPO's loss where the log-probs of what the longer completion has beyond the shorter one's length count `alpha`
     times: 1 is DPO, 0 compares equal lengths (Liu et al. 2024, arXiv 2409.06411)."""

@@ -155,6 +155,11 @@ _ALL = (
     Loss("dpo_norm", "-log s(b (mean u_w - mean u_l))", "Lambert et al. 2024, 2411.15124", options={"beta": 5.0}),
     Loss("wpo", "-min(1, exp(p_w + p_l)) log s(b h)", "Zhou et al. 2024, 2406.11827"),
     Loss(
+        "wpo_normalised",
+        "-min(1, exp(p_w - c_w + p_l - c_l)) log s(b h), c the mean log sum_v p(v)^2 a token",
+        "Zhou et al. 2024, 2406.11827, equation 2, as in TRL",
+    ),
+    Loss(
         "ld_dpo",
         "-log s(b h), tokens beyond the shorter length times a",
         "Liu et al. 2024, 2409.06411",

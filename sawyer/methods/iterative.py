@@ -6,7 +6,8 @@
         DPO on the pairs, from the current policy, against pi_0
 
 Options are all that the paper and the scripts leave open: another rule for pairs, another loss, the last iterate as
-reference, every training from pi_0, offline pairs and pairs of earlier iterations beside the new ones, or, in place of
+reference, every training from pi_0, offline pairs and pairs of earlier iterations beside the new ones, answers of
+earlier policies or of someone else among the candidates, win rates in place of rewards (SPPO, DNO), or, in place of
 preference optimisation, fine-tuning on the best answer alone (RAFT, Dong et al. 2023, arXiv 2304.06767).
 
 Differences from the authors' released scripts, on purpose: the reference is pi_0 in every iteration, as the paper has
@@ -20,6 +21,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import Field
@@ -31,14 +33,15 @@ if TYPE_CHECKING:
     from sawyer.rollout.protocol import Completion
 
 
-Rule = Literal["max_min", "max_max", "max_random"]
+Rule = Literal["max_min", "max_max", "max_random", "all"]
 
 
 class PairSettings(Settings):
     """How a pair is made of a prompt's scored completions."""
 
     rule: Rule = "max_min"
-    """What the best is paired with: the worst, the second best, or any other at random."""
+    """What the best is paired with: the worst, the second best, or any other at random; or every pair of a prompt's
+    completions (with `min_margin`, DNO's choice)."""
     length_penalty: float = Field(default=0.0, ge=0)
     """Subtracted from the reward for each character of the completion (the RLHF Workflow's lambda; theirs is 0.001)."""
     min_margin: float = Field(default=0.0, ge=0)
@@ -47,7 +50,7 @@ class PairSettings(Settings):
 
 @dataclass(frozen=True)
 class Pair:
-    """The best of one prompt's completions and another, as indices into them."""
+    """Two of one prompt's completions, the better one first, as indices into them."""
 
     prompt: int
     chosen: int
@@ -62,7 +65,8 @@ def penalised(rewards: Sequence[float], texts: Sequence[str], length_penalty: fl
 def choose_pairs(
     rewards: Sequence[Sequence[float]], texts: Sequence[Sequence[str]], settings: PairSettings, seed: int = 0
 ) -> list[Pair]:
-    """The pair of each prompt by penalised reward; none where its texts are equal or its rewards too close.
+    """The pair of each prompt (of the rule `all`, its pairs) by penalised reward; none where its texts are equal or
+    its rewards too close.
 
     Args:
         seed: of `max_random`, where what is drawn for a prompt depends on its place alone.
@@ -75,17 +79,24 @@ def choose_pairs(
     pairs = []
     for i, (own_rewards, own_texts) in enumerate(zip(rewards, texts, strict=True)):
         scores = penalised(own_rewards, own_texts, settings.length_penalty)
-        best = max(range(len(scores)), key=scores.__getitem__)
-        others = [k for k in range(len(scores)) if k != best]
-        if settings.rule == "max_min":
-            other = min(others, key=scores.__getitem__)
-        elif settings.rule == "max_max":
-            other = max(others, key=scores.__getitem__)
-        else:
-            other = random.Random(f"{seed} {i}").choice(others)
-        if own_texts[best].strip() != own_texts[other].strip() and scores[best] - scores[other] > settings.min_margin:
-            pairs.append(Pair(i, best, other))
+        for one, other in _candidates(scores, settings.rule, f"{seed} {i}"):
+            apart = scores[one] - scores[other] > settings.min_margin
+            if apart and own_texts[one].strip() != own_texts[other].strip():
+                pairs.append(Pair(i, one, other))
     return pairs
+
+
+def _candidates(scores: Sequence[float], rule: Rule, seed: str) -> list[tuple[int, int]]:
+    """What a rule would pair of one prompt's completions, the better one first."""
+    ranked = sorted(range(len(scores)), key=lambda k: -scores[k])
+    if rule == "all":
+        return list(combinations(ranked, 2))
+    best, others = ranked[0], [k for k in range(len(scores)) if k != ranked[0]]
+    if rule == "max_min":
+        return [(best, min(others, key=scores.__getitem__))]
+    if rule == "max_max":
+        return [(best, max(others, key=scores.__getitem__))]
+    return [(best, random.Random(seed).choice(others))]
 
 
 def prompts_of_iteration(prompts: Sequence[Prompt], per_iteration: int, iteration: int) -> list[Prompt]:

@@ -88,7 +88,7 @@ class Trainable:
         finish: Callable[[Any], None] | None = None,
     ) -> None:
         """The model with what it learned, as a folder plain transformers loads; adapters are merged, and also written
-        by themselves into `adapter/`.
+        by themselves into `adapter/`; with `lora.merge` off they are all that is written.
 
         Args:
             chat: how the model reads text; its tokenizer is saved with the model.
@@ -102,6 +102,10 @@ class Trainable:
 
             model = self._with_adapters(self._load())
             set_peft_model_state_dict(model, self.learned())
+            if finish is None and not self._lora.merge:
+                save_model(model, chat.tokenizer, folder, merge=False)
+                chat.save(folder)
+                return
             if finish is None:
                 save_model(model, chat.tokenizer, folder / "adapter", merge=False)
             else:

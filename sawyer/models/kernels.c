@@ -146,22 +146,35 @@ void gated_silu_backward(const real *gate, const real *up, real *grad, real *gra
     }
 }
 
-/* log sum exp of each row of a tile of logits. Where `targets[row]` is a column of the tile, its logit is
- * `picked[row]`, which is more exact than the one in the tile. */
-void log_sum_exp(const real *logits, const int64_t *targets, const float *picked, float *out, int64_t rows,
-                 int64_t width) {
+/* Of each row of a tile of logits x: log sum exp x, the mean of x under softmax(x), and log sum exp 2x; out[3][rows].
+ * Where `targets[row]` is a column of the tile, its logit is `picked[row]`, which is more exact than the one in the
+ * tile. */
+void softmax_sums(const real *logits, const int64_t *targets, const float *picked, float *out, int64_t rows,
+                  int64_t width) {
 #pragma omp parallel for schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         const real *restrict x = logits + row * width;
         int64_t target = targets[row];
         int inside = target >= 0 && target < width;
-        float highest = inside ? picked[row] : -INFINITY, sum = 0.0f;
+        float highest = inside ? picked[row] : -INFINITY, sum = 0.0f, first = 0.0f, squares = 0.0f;
 #pragma omp simd reduction(max : highest)
         for (int64_t i = 0; i < width; i++) highest = load(x[i]) > highest ? load(x[i]) : highest;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t i = 0; i < width; i++) sum += exponential(load(x[i]) - highest);
-        if (inside) sum += exponential(picked[row] - highest) - exponential(load(x[target]) - highest);
+#pragma omp simd reduction(+ : sum, first, squares)
+        for (int64_t i = 0; i < width; i++) {
+            float below = load(x[i]) - highest, share = exponential(below);
+            sum += share;
+            first += share * (below > -100.0f ? below : -100.0f);
+            squares += share * share;
+        }
+        if (inside) {
+            float below = load(x[target]) - highest, share = exponential(below), own = exponential(picked[row] - highest);
+            sum += own - share;
+            first += own * (picked[row] - highest) - share * (below > -100.0f ? below : -100.0f);
+            squares += own * own - share * share;
+        }
         out[row] = highest + logf(sum);
+        out[rows + row] = highest + first / sum;
+        out[2 * rows + row] = 2.0f * highest + logf(squares);
     }
 }
 

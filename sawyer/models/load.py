@@ -83,15 +83,23 @@ def load_policy(
 ) -> PreTrainedModel:
     """The causal LM `name`, in eval mode, on the CPU, without dropout.
 
-    A folder with a PEFT adapter gives its base with the adapter merged in; with `merge_adapter=False` a `PeftModel`
-    whose adapter can be trained on. Raises SawyerError for weights that are missing, pickled, damaged or of another
-    architecture, and for models that need remote code.
+    A folder with a PEFT adapter gives its base with the adapter merged in, in float32, so that what it learned is not
+    rounded away before it counts; with `merge_adapter=False` a `PeftModel` whose adapter can be trained on. Raises
+    SawyerError for weights that are missing, pickled, damaged or of another architecture, and for models that need
+    remote code.
     """
     place = locate(name)
     adapter = place / "adapter_config.json"
     if adapter.is_file():
-        base = load_policy(_base_name(adapter), dtype=dtype, attn_implementation=attn_implementation)
-        return _with_adapter(base, place, merge=merge_adapter)
+        merged_in = torch.float32 if merge_adapter else dtype
+        base = load_policy(_base_name(adapter), dtype=merged_in, attn_implementation=attn_implementation)
+        policy = _with_adapter(base, place, merge=merge_adapter)
+        if merge_adapter:
+            for parameter in policy.parameters():
+                parameter.data = parameter.data.to(dtype)
+            policy.config.dtype = dtype
+            policy.config._name_or_path = policy.name_or_path = portable_name(name)
+        return policy
     if place.suffix == ".gguf":
         model = read_gguf(place, dtype=dtype, attn_implementation=attn_implementation)
         _drop_dropout(model.config)

@@ -20,3 +20,6 @@ class LoraSettings(Settings):
     """Dropout on the adapter's input."""
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
     """Which layers get adapters."""
+    merge: bool = True
+    """Write the whole model, the adapters merged in. Without, the adapters alone, in some MB: they load on the model
+    that they were trained on, which has to stay where it is."""

@@ -55,7 +55,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "add_norm": [_POINTER] * 4 + [_INT] * 2 + [_FLOAT],
     "gated_silu": [_POINTER] * 3 + [_INT] * 3,
     "gated_silu_backward": [_POINTER] * 4 + [_INT] * 2,
-    "log_sum_exp": [_POINTER] * 4 + [_INT] * 2,
+    "softmax_sums": [_POINTER] * 4 + [_INT] * 2,
     "log_softmax_backward": [_POINTER] * 5 + [_INT] * 2,
     "attend": [ctypes.POINTER(Attend)],
     "sample": [_POINTER] * 4 + [_INT] * 2 + [_FLOAT],
@@ -176,10 +176,11 @@ def gated_silu_backward(c: Any, gate_N_F: torch.Tensor, up_N_F: torch.Tensor, gr
     return grad_gate
 
 
-def log_sum_exp(c: Any, logits_N_V: torch.Tensor, target_N: torch.Tensor, picked_N: torch.Tensor) -> torch.Tensor:
-    """logsumexp over the rows, float32, where the logit of column target (if there is such a column) is `picked`."""
-    out = torch.empty(len(logits_N_V))
-    c.log_sum_exp(*_pointers(logits_N_V, target_N, picked_N, out), *logits_N_V.shape)
+def softmax_sums(c: Any, logits_N_V: torch.Tensor, target_N: torch.Tensor, picked_N: torch.Tensor) -> torch.Tensor:
+    """`[3, N]` float32: logsumexp over the rows x, the mean of x under softmax(x), and logsumexp of 2x, where the logit
+    of column target (if there is such a column) is `picked`."""
+    out = torch.empty(3, len(logits_N_V))
+    c.softmax_sums(*_pointers(logits_N_V, target_N, picked_N, out), *logits_N_V.shape)
     return out
 
 

@@ -79,6 +79,11 @@ class Context:
     voice: Voice = field(default_factory=Voice)
     on_activity: Callable[[], None] = lambda: None
     """Called, at most every few seconds, when the stage reports anything."""
+    cache: Path | None = None
+    """What later stages and runs into the same folder may use again; None where there is no run. Anything in it may be
+    deleted at any time."""
+    identities: Mapping[str, str] = field(default_factory=dict)
+    """What the content is of each artifact or model that the settings refer to."""
     tracker_folder: Path = Path("trackers")
     """Where experiment trackers that write files put them."""
     _trackers: Trackers | None = field(default=None, repr=False)
@@ -102,6 +107,15 @@ class Context:
     def model(self, ref: str) -> str:
         """What to load for a reference: the artifact's folder, or the hub name, folder or alias of a named model."""
         return self.models[ref] if ref in self.models else str(self.artifact(ref).folder)
+
+    def identity(self, ref: str) -> str:
+        """What the weights of a reference are: the same text only for the same content."""
+        if ref in self.identities:
+            return self.identities[ref]
+        from sawyer.pipeline.files import path_sha256
+
+        place = Path(self.model(ref))
+        return path_sha256(place) if place.exists() else self.model(ref)
 
     def track(self, names: Sequence[str]) -> None:
         """Send what is logged from now on to these experiment trackers too."""

@@ -30,7 +30,7 @@ from sawyer.numerics import release
 from sawyer.pipeline.artifact import finished_artifact, load_artifact, write_manifest
 from sawyer.pipeline.context import METRICS, Artifact, Context, derived_seed
 from sawyer.pipeline.disk import disk_errors
-from sawyer.pipeline.files import plain, read_json, write_json
+from sawyer.pipeline.files import digest, plain, read_json, write_json
 from sawyer.pipeline.plan import Plan, check_room, plan
 from sawyer.pipeline.processes import Processes
 from sawyer.pipeline.progress import Voice, duration
@@ -40,6 +40,7 @@ from sawyer.pipeline.summary import WORK, Summary, now, take_lock
 from sawyer.pipeline.yaml_source import parse
 
 RECIPE = "recipe.yaml"
+CACHE = ".cache"
 HEADER = "# Written by `sawyer run`: the recipe of this run, with every setting. To repeat it, run this file."
 
 
@@ -98,7 +99,7 @@ class _Run:
 
     def open(self) -> Plan:
         """Take the folder, check everything that can be checked before computing, and write the recipe."""
-        self._refuse_foreign_folder()
+        refuse_foreign_folder(self.folder, self.recipe.name)
         planned = plan(self.recipe, fetch=True)
         (self.folder / WORK).mkdir(parents=True, exist_ok=True)
         self.lock = take_lock(self.folder)
@@ -162,23 +163,6 @@ class _Run:
         if self.lock is not None:
             self.lock.close()
 
-    def _refuse_foreign_folder(self) -> None:
-        """Nothing that is not a run of this recipe may be written over."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise SawyerError(f"{self.folder} is a file; give a folder with --out")
-        if not self.folder.exists() or all(path.name.startswith(".") for path in self.folder.iterdir()):
-            return
-        mine = self.folder / RECIPE
-        text = mine.read_text(encoding="utf-8") if mine.is_file() else ""
-        if not text.startswith(HEADER.split(":")[0]):
-            raise SawyerError(f"{self.folder} has other files in it and is not a run; give a new folder with --out")
-        name = parse(text, str(mine)).value["name"]
-        if name != self.recipe.name:
-            raise SawyerError(
-                f"{self.folder} is a run of the recipe '{name}', not of '{self.recipe.name}'; "
-                "give another folder with --out"
-            )
-
     def _inputs(self, planned: PlannedStage) -> dict[str, dict[str, str | None]]:
         """What the manifest says of each input: fingerprint and content hash, or a model's name and what it is.
 
@@ -238,6 +222,8 @@ class _Run:
             name=planned.name,
             folder=work / "folder",
             scratch=work / "scratch",
+            cache=self.folder / CACHE,
+            identities={name: digest(entry["sha256"] or entry) for name, entry in self._inputs(planned).items()},
             tracker_folder=self.folder / "trackers",
             seed=derived_seed(self.recipe.seed, planned.name),
             precision=self.recipe.precision,
@@ -307,6 +293,27 @@ class _Run:
         self.summary.value["stages"][artifact.name] |= {"state": "finished", **facts}
         if write:
             self.summary.write("running")
+
+
+def refuse_foreign_folder(folder: Path, recipe: str) -> None:
+    """Nothing that is not a run of this recipe may be written over.
+
+    Raises:
+        SawyerError: the folder is a file, holds other things, or is a run of another recipe.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise SawyerError(f"{folder} is a file; give a folder with --out")
+    if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):
+        return
+    mine = folder / RECIPE
+    text = mine.read_text(encoding="utf-8") if mine.is_file() else ""
+    if not text.startswith(HEADER.split(":")[0]):
+        raise SawyerError(f"{folder} has other files in it and is not a run; give a new folder with --out")
+    name = parse(text, str(mine)).value["name"]
+    if name != recipe:
+        raise SawyerError(
+            f"{folder} is a run of the recipe '{name}', not of '{recipe}'; give another folder with --out"
+        )
 
 
 def _same_content(before: dict[str, Any], inputs: dict[str, Any]) -> bool:

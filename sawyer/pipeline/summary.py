@@ -109,6 +109,20 @@ def read_summary(run: str | Path) -> dict[str, Any]:
     return {"folder": str(folder), **summary}
 
 
+def training(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """What each finished stage took, by the policy that it made: `seconds`, and `gold_labels` where it paid for some.
+
+    Of the iterates of one stage only the whole is known, under the stage's name. It stands in no artifact: an artifact
+    is the same however long it took.
+    """
+    told = {}
+    for name, stage in stages.items():
+        if stage.get("makes") == "policy" and stage["state"] == "finished":
+            labels = stage.get("figures", {}).get("gold_labels")
+            told[name] = {"seconds": stage["wall_seconds"], **({} if labels is None else {"gold_labels": labels})}
+    return told
+
+
 def find_run(run: str | Path) -> Path:
     """The folder of a run, given as such or by its name in `runs/`.
 

@@ -10,7 +10,7 @@ Legend: S slots, T tokens, H query heads, J key-value heads, D head size, A acti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,22 @@ class KVCache:
         self._spans: Sequence[Span] | None = None
         self._masks: dict[int | None, torch.Tensor | None] = {}
         self.asked: dict[int, Asked] = {}
+        self._beside: KVCache | None = None
+
+    @property
+    def beside(self) -> KVCache:
+        """The cache of a second model for the same sequences: what is copied, cleared or reordered here is so there,
+        while each forward has its own plan."""
+        if self._beside is None:
+            self._beside = KVCache(self.slots, self.length)
+        return self._beside
+
+    def _stored(self) -> Iterator[torch.Tensor]:
+        """All that is stored, `[S, J, T, D]` each."""
+        for pair in self._layers.values():
+            yield from pair
+        if self._beside is not None:
+            yield from self._beside._stored()
 
     @property
     def decoding(self) -> bool:
@@ -134,32 +150,29 @@ class KVCache:
 
     def copy(self, source: int, targets: Iterable[int], length: int) -> None:
         """Copy the first `length` tokens of a slot to one or more others."""
-        for pair in self._layers.values():
-            for stored_S_J_T_D in pair:
-                for slot in targets:
-                    stored_S_J_T_D[slot, :, :length] = stored_S_J_T_D[source, :, :length]
+        targets = list(targets)
+        for stored_S_J_T_D in self._stored():
+            for slot in targets:
+                stored_S_J_T_D[slot, :, :length] = stored_S_J_T_D[source, :, :length]
 
     def clear(self, slots: Sequence[int]) -> None:
         """Forget what slots hold. Only numbers need no forgetting: a NaN would reach whoever has the slot next."""
-        for pair in self._layers.values():
-            for stored_S_J_T_D in pair:
-                for slot in slots:
-                    stored_S_J_T_D[slot] = 0
+        for stored_S_J_T_D in self._stored():
+            for slot in slots:
+                stored_S_J_T_D[slot] = 0
 
     def reorder(self, sources: Sequence[int], length: int) -> None:
         """Slot i becomes what slot `sources[i]` was, in its first `length` tokens; slots may double or vanish."""
         if list(sources) == list(range(len(sources))):
             return
-        for pair in self._layers.values():
-            for stored_S_J_T_D in pair:
-                stored_S_J_T_D[: len(sources), :, :length] = stored_S_J_T_D[list(sources), :, :length]
+        for stored_S_J_T_D in self._stored():
+            stored_S_J_T_D[: len(sources), :, :length] = stored_S_J_T_D[list(sources), :, :length]
 
     def copy_token(self, source_A: torch.Tensor, position_A: torch.Tensor) -> None:
         """In each of the first A slots, the token at its position becomes the one of slot `source_A` there."""
         slot_A = torch.arange(len(source_A), device=source_A.device)
-        for pair in self._layers.values():
-            for stored_S_J_T_D in pair:
-                stored_S_J_T_D[slot_A, :, position_A] = stored_S_J_T_D[source_A, :, position_A]
+        for stored_S_J_T_D in self._stored():
+            stored_S_J_T_D[slot_A, :, position_A] = stored_S_J_T_D[source_A, :, position_A]
 
     def attend(
         self,

@@ -79,6 +79,15 @@ class Sampling(Settings):
         return self
 
 
+OWN_DISTRIBUTION = {"max_tokens", "stop", "stop_token_ids", "full_logps"}
+"""Settings that may be set and still let every token be drawn from the model's own distribution."""
+
+
+def is_own_distribution(sampling: Sampling) -> bool:
+    """Whether every token is drawn from the model's own distribution."""
+    return sampling.model_dump(exclude_defaults=True).keys() <= OWN_DISTRIBUTION
+
+
 def contradiction(sampling: Sampling) -> str | None:
     """The first pair of settings that contradict each other, as a sentence; None if there is none."""
     s = sampling

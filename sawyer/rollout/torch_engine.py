@@ -36,7 +36,7 @@ from sawyer.rollout.fused import FusedDecoder, LeftHead, can_pack, filled, fuse
 from sawyer.rollout.prompts import check_prompt_ids, completions, read_prompts
 from sawyer.rollout.protocol import Completion, Sampling
 from sawyer.rollout.sampling import check_sampling, check_token_ids
-from sawyer.rollout.search import Drawn
+from sawyer.rollout.search import Decoder, Drawn
 from sawyer.rollout.stopping import Stopping
 
 PREFILL_TOKENS = 4096
@@ -129,8 +129,12 @@ class TorchEngine:
         seed: int = 0,
         progress: Callable[[int], None] | None = None,
         keep_failed: bool = False,
+        decoder: Decoder | None = None,
     ) -> list[list[Completion]]:
         """`n` completions of each prompt, in order. See `Engine.generate`.
+
+        Args:
+            decoder: what gives the logits, if it is not this engine: one that knows the same tokens.
 
         Raises:
             SawyerError: n is not positive or the sampling settings contradict each other; without `keep_failed` also: a
@@ -141,7 +145,7 @@ class TorchEngine:
         asked, problems = read_prompts(
             prompts, self.chat, sampling.max_tokens, self._context, keep_failed=keep_failed, note=self._note
         )
-        drawn = self.generate_ids(asked, sampling, n, seed, progress, keep_failed=keep_failed)
+        drawn = self.generate_ids(asked, sampling, n, seed, progress, keep_failed=keep_failed, decoder=decoder)
         return completions(problems, drawn, n, Stopping(sampling, self.chat).text)
 
     def generate_ids(
@@ -153,20 +157,23 @@ class TorchEngine:
         progress: Callable[[int], None] | None = None,
         *,
         keep_failed: bool = False,
+        decoder: Decoder | None = None,
     ) -> list[list[Drawn]]:
         """As `generate`, on tokens. Prompts that cannot be answered are an error in any case."""
         check_sampling(sampling, n)
-        check_token_ids(sampling, self._model.get_output_embeddings().weight.shape[0])
+        check_token_ids(sampling, self.vocabulary)
         check_prompt_ids(prompts, sampling.max_tokens, self._context, self._note)
         if not prompts:
             return []
-        with self._ready():
+        with self.ready():
             if sampling.num_beams > 1 or sampling.penalty_alpha > 0:
-                return self._search(prompts, sampling, n, progress or (lambda count: None), keep_failed)
+                return self._search(
+                    prompts, sampling, n, progress or (lambda count: None), keep_failed, decoder or self
+                )
             stopping = Stopping(sampling, self.chat)
             out: list[list[Drawn | None]] = [[None] * n for _ in prompts]
             for cohort, slots in cohorts([len(ids) + sampling.max_tokens for ids in prompts], n, self.limits):
-                batch = ContinuousBatch(self, prompts, cohort, slots, sampling, stopping, n, seed, progress)
+                batch = ContinuousBatch(decoder or self, prompts, cohort, slots, sampling, stopping, n, seed, progress)
                 for prompt, sample, drawn in batch.completions():
                     out[prompt][sample] = _checked(drawn, keep_failed)
         return [[drawn for drawn in samples if drawn is not None] for samples in out]
@@ -178,6 +185,7 @@ class TorchEngine:
         n: int,
         progress: Callable[[int], None],
         keep_failed: bool,
+        decoder: Decoder,
     ) -> list[list[Drawn]]:
         """Beam or contrastive search: as many prompts at a time as the limits allow, one at least."""
         contrastive = sampling.penalty_alpha > 0
@@ -190,7 +198,7 @@ class TorchEngine:
             at_a_time = max(1, slots // width)
             for start in range(0, len(cohort), at_a_time):
                 some = cohort[start : start + at_a_time]
-                found = search(self, [prompts[i] for i in some], sampling, stopping, progress)
+                found = search(decoder, [prompts[i] for i in some], sampling, stopping, progress)
                 for index, drawn in zip(some, found, strict=True):
                     drawn = [_checked(one, keep_failed) for one in drawn]
                     out[index] = (drawn * n)[:n]  # contrastive search finds one, which is every sample's answer
@@ -242,6 +250,11 @@ class TorchEngine:
         return final_logits(self._model, filled(hidden_A_D), self._head)[: len(hidden_A_D)]
 
     @property
+    def vocabulary(self) -> int:
+        """How many tokens the model has."""
+        return self._model.get_output_embeddings().weight.shape[0]
+
+    @property
     def device(self) -> torch.device:
         return self._model.get_output_embeddings().weight.device
 
@@ -254,7 +267,7 @@ class TorchEngine:
         release()  # the weights as they were
 
     @contextmanager
-    def _ready(self) -> Iterator[None]:
+    def ready(self) -> Iterator[None]:
         """Inside, the model runs without gradients or dropout, and attends over our cache."""
         model, before, training = self._model, self._model.config._attn_implementation, self._model.training
         model.eval()

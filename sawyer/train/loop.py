@@ -7,10 +7,7 @@ the packing and the number of processes, so neither changes anything but speed.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from sawyer.atomic import write_atomically
 from sawyer.errors import SawyerError
 from sawyer.journal import Journal
+from sawyer.train.checkpoints import Checkpoints, Companion
 from sawyer.train.optim import MasterWeights, learning_rate
 from sawyer.train.settings import OptimizerSettings
 from sawyer.trees.model import TreeModel
@@ -43,13 +39,18 @@ class Objective:
         terms: given the model and a packed row, sums over the row's trees (or tokens): `loss`, and any further figures
             worth a curve. All are divided by the number of units in the update.
         unit: what the mean is taken over.
+        by_token: the figures whose mean is taken over the scored tokens in any case.
     """
 
     terms: Callable[[TreeModel, TreeBatch], Terms]
     unit: Literal["tree", "token"] = "tree"
+    by_token: frozenset[str] = frozenset()
 
-    def units(self, tree: TokenTree) -> int:
-        return 1 if self.unit == "tree" else tree.scored_tokens
+    def units(self, trees: Sequence[TokenTree], term: str = "loss") -> int:
+        """How many units the mean of a term over `trees` is taken over."""
+        if self.unit == "tree" and term not in self.by_token:
+            return len(trees)
+        return sum(tree.scored_tokens for tree in trees)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def train(
     scratch: Path | None = None,
     validation: Sequence[TokenTree] = (),
     accelerator: Accelerator | None = None,
+    companions: Sequence[Companion] = (),
 ) -> Trained:
     """Train `model` in place; afterwards it holds the result in compute precision.
 
@@ -87,6 +89,7 @@ def train(
         scratch: where checkpoints go; a checkpoint found there is continued, to the bit-same result. None for none.
         validation: held-out trees, measured every `validate_every` updates and at the end.
         accelerator: splits the rows of an update over its processes.
+        companions: called after each update, in this order; checkpoints hold what they carry.
 
     Returns:
         the float32 master weights (`install()` puts them into the model, to be saved) and the last figures.
@@ -103,19 +106,24 @@ def train(
         if not trees:
             raise SawyerError(f"{title}: there is nothing to train on, the data is empty")
         model.check_context([*trees, *validation])
-        total = settings.steps or math.ceil(settings.epochs * len(trees) / settings.batch_size)
+        total = settings.updates(len(trees))
         source = _shuffled(trees, settings.batch_size, total, seed)
     torch.manual_seed(seed)
     weights = MasterWeights(model, settings, precision)
     if settings.gradient_checkpointing:
         model.checkpoint_activations()
+    for companion in companions:
+        companion.begin(model, weights)
     checkpoints = Checkpoints(
-        scratch, settings.checkpoint_every, writes=accelerator is None or accelerator.is_main_process
+        scratch,
+        settings.checkpoint_every,
+        writes=accelerator is None or accelerator.is_main_process,
+        companions=companions,
     )
     first, recorded = checkpoints.resume(weights, journal)
-    reduce = _reducer(accelerator)
     recent: deque[dict[str, float]] = deque(recorded, maxlen=max(1, total // 10))
     measured: dict[str, float] = {}
+    beside: dict[str, float] = {}
     model.train()
 
     with journal.progress(total, title, unit="step", start=first) as bar:
@@ -127,9 +135,8 @@ def train(
                 continue
             began = time.perf_counter()
             rate = learning_rate(step, total, settings)
-            sums = forward_backward(model, batch, objective, settings.token_budget, accelerator)
-            norm = weights.update(rate, reduce)
-            figures = {**told, **{name: float(value) for name, value in _shared(sums, reduce).items()}}
+            learned, norm = update(model, batch, objective, weights, rate, accelerator)
+            figures = {**told, **learned}
             if not math.isfinite(figures["loss"]) or not math.isfinite(norm):
                 raise SawyerError(
                     f"{title}: the loss is not a number at update {step + 1} of {total}; lower `learning_rate` "
@@ -138,11 +145,19 @@ def train(
             tokens = sum(tree.tokens for tree in batch)
             speed = tokens / (time.perf_counter() - began)
             recent.append(figures)
+            last = step + 1 == total
+            fresh = {name: value for each in companions for name, value in each.after(step + 1, last).items()}
+            beside |= fresh
             journal.log(
-                step=step + 1, **figures, learning_rate=rate, grad_norm=norm, tokens=tokens, tokens_per_second=speed
+                step=step + 1,
+                **figures,
+                **fresh,
+                learning_rate=rate,
+                grad_norm=norm,
+                tokens=tokens,
+                tokens_per_second=speed,
             )
             bar.advance(loss=figures["loss"], tokens_per_second=speed)
-            last = step + 1 == total
             if validation and (last or (settings.validate_every and (step + 1) % settings.validate_every == 0)):
                 measured = measure(model, validation, objective, settings.token_budget)
                 journal.log(step=step + 1, **{f"validation/{name}": value for name, value in measured.items()})
@@ -150,8 +165,31 @@ def train(
                 checkpoints.after(step + 1, weights, journal, list(recent))
     weights.release()
     model.eval()
-    means = {name: sum(figures[name] for figures in recent) / len(recent) for name in (recent[-1] if recent else {})}
-    return Trained(weights, {"updates": total, **means, **{f"validation_{k}": v for k, v in measured.items()}})
+    names = list(recent[-1]) if recent else []
+    seen = {name: [figures[name] for figures in recent if name in figures] for name in names}
+    means = {name: sum(values) / len(values) for name, values in seen.items()}
+    return Trained(
+        weights, {"updates": total, **means, **beside, **{f"validation_{k}": v for k, v in measured.items()}}
+    )
+
+
+def update(
+    model: TreeModel,
+    batch: Sequence[TokenTree],
+    objective: Objective,
+    weights: MasterWeights,
+    rate: float,
+    accelerator: Accelerator | None = None,
+    apart_rate: float | None = None,
+) -> tuple[dict[str, float], float]:
+    """One step on the mean loss over `batch`: the mean of each term, and the norm of the gradient before clipping.
+
+    Where either is no number, the weights stay as they were.
+    """
+    reduce = _reducer(accelerator)
+    sums = forward_backward(model, batch, objective, weights.settings.token_budget, accelerator)
+    norm = weights.update(rate, reduce, apart_rate)
+    return {name: float(value) for name, value in _shared(sums, reduce).items()}, norm
 
 
 def forward_backward(
@@ -165,16 +203,16 @@ def forward_backward(
 
     With several processes each takes every n-th row; the terms and gradients are then this process's share of the sum.
     """
-    units = sum(objective.units(tree) for tree in batch)
     rows = pack([tree.tokens for tree in batch], token_budget)
     if accelerator is not None:
         rows = rows[accelerator.process_index :: accelerator.num_processes]
     sums: Terms = {}
     for row in rows:
         terms = objective.terms(model, TreeBatch.of([batch[i] for i in row], model.device))
-        (terms["loss"] / units).backward()
+        (terms["loss"] / objective.units(batch)).backward()
         for name, value in terms.items():
-            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach() / units
+            share = value.detach() / objective.units(batch, name)
+            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + share
     if not rows:  # fewer rows than processes; the sum over processes needs the same terms from all
         with torch.no_grad():
             terms = objective.terms(model, TreeBatch.of(batch[:1], model.device))
@@ -187,11 +225,10 @@ def measure(model: TreeModel, trees: Sequence[TokenTree], objective: Objective, 
     """The mean of each term over all `trees`, without gradients."""
     was_training = model.training
     model.eval()
-    units = sum(objective.units(tree) for tree in trees)
     sums: dict[str, float] = {}
     for row in pack([tree.tokens for tree in trees], token_budget):
         for name, value in objective.terms(model, TreeBatch.of([trees[i] for i in row], model.device)).items():
-            sums[name] = sums.get(name, 0.0) + float(value) / units
+            sums[name] = sums.get(name, 0.0) + float(value) / objective.units(trees, name)
     model.train(was_training)
     return sums
 
@@ -213,74 +250,6 @@ def data_order(count: int, batch_size: int, total: int, seed: int) -> Iterator[l
             epoch += 1
         yield stream[:batch_size]
         del stream[:batch_size]
-
-
-class Checkpoints:
-    """Keeps the newest state of a training in a folder, written beside the last and renamed into its place."""
-
-    SECONDS = 120.0
-
-    def __init__(self, folder: Path | None, every: int | None, writes: bool) -> None:
-        self.folder = folder and folder / "checkpoint"
-        self.every = every
-        self.writes = writes
-        self.written = time.monotonic()
-
-    def resume(self, weights: MasterWeights, journal: Journal) -> tuple[int, list[dict[str, float]]]:
-        """Load what is there into `weights`, rewind the journal to it, and return the next update's number and the
-        figures of the last updates before it."""
-        if self.folder is None:
-            return 0, []
-        # the older one counts where a kill came between the two renames
-        found = next((f for f in (self.folder, self.folder.with_suffix(".old")) if f.exists()), None)
-        if found is None:
-            self._begin(journal)
-            return 0, []
-        state = json.loads((found / "state.json").read_text())
-        tensors = load_file(found / "state.safetensors")
-        torch.set_rng_state(tensors.pop("rng"))
-        weights.load(tensors)
-        journal.rewind(state["position"])
-        return state["step"], state["recent"]
-
-    def _begin(self, journal: Journal) -> None:
-        """Drop what an earlier session logged that was killed before its first checkpoint."""
-        assert self.folder is not None
-        began = self.folder.with_name("began.json")
-        if began.exists():
-            journal.rewind(json.loads(began.read_text()))
-        elif self.writes:
-            began.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(began, json.dumps(journal.position()))
-
-    def after(
-        self, step: int, weights: MasterWeights, journal: Journal, recent: Sequence[dict[str, float]] = ()
-    ) -> None:
-        """Write a checkpoint when one is due."""
-        due = step % self.every == 0 if self.every else time.monotonic() - self.written > self.SECONDS
-        if self.folder is None or not due or not self.writes:
-            return
-        fresh, old = self.folder.with_suffix(".new"), self.folder.with_suffix(".old")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        save_file({**weights.state(), "rng": torch.get_rng_state()}, fresh / "state.safetensors")
-        state = {"step": step, "position": journal.position(), "recent": list(recent)}
-        (fresh / "state.json").write_text(json.dumps(state))
-        for file in fresh.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        if self.folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            self.folder.rename(old)
-        fresh.rename(self.folder)
-        shutil.rmtree(old, ignore_errors=True)
-        self.written = time.monotonic()
-
-    def kept(self) -> str:
-        """What a stopped training can say of its last checkpoint."""
-        if self.folder is None or not self.folder.exists():
-            return "no checkpoint had been written yet"
-        return f"the last good checkpoint is kept in {self.folder}"
 
 
 def _reducer(accelerator: Accelerator | None) -> Callable[[torch.Tensor], None] | None:

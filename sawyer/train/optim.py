@@ -37,9 +37,16 @@ class MasterWeights:
     Args:
         model: its floating-point weights are cast to the compute precision, frozen ones included.
         precision: "fp32" or "bf16".
+        apart: which weights, by name, have a learning rate of their own; none by default.
     """
 
-    def __init__(self, model: nn.Module, settings: OptimizerSettings, precision: str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: OptimizerSettings,
+        precision: str,
+        apart: Callable[[str], bool] = lambda name: False,
+    ) -> None:
         self.settings = settings
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.masters = {name: p.data.float() for name, p in trainable.items()}
@@ -55,10 +62,15 @@ class MasterWeights:
             p.register_post_accumulate_grad_hook(partial(self._collect, self.masters[name], sums[name]))
             for name, p in trainable.items()
         ]
-        decayed = [m for m in self.masters.values() if m.ndim >= 2]
-        kept = [m for m in self.masters.values() if m.ndim < 2]
+        groups: list[dict] = []
+        for own in sorted({apart(name) for name in self.masters}):
+            mine = [master for name, master in self.masters.items() if apart(name) == own]
+            groups += [
+                {"params": [m for m in mine if m.ndim >= 2], "weight_decay": settings.weight_decay, "apart": own},
+                {"params": [m for m in mine if m.ndim < 2], "weight_decay": 0.0, "apart": own},
+            ]
         self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}],
+            groups,
             lr=settings.learning_rate,
             betas=settings.betas,
             eps=settings.eps,
@@ -75,12 +87,18 @@ class MasterWeights:
             master.grad += weight.grad
         weight.grad = None
 
-    def update(self, rate: float, reduce: Callable[[torch.Tensor], None] | None = None) -> float:
+    def update(
+        self,
+        rate: float,
+        reduce: Callable[[torch.Tensor], None] | None = None,
+        apart_rate: float | None = None,
+    ) -> float:
         """One step from the collected gradients: all-reduce, clip, AdamW, round. Returns the norm before clipping.
 
         Args:
             rate: this update's learning rate.
             reduce: with several processes, the function that sums a tensor over them in place.
+            apart_rate: that of the weights that have their own; `rate` by default.
         """
         masters = list(self.masters.values())
         for master in masters:
@@ -93,7 +111,7 @@ class MasterWeights:
             self.optimizer.zero_grad()
             return float("nan")
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = apart_rate if group["apart"] and apart_rate is not None else rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.round()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,12 @@ from sawyer.train.loop import Objective, Terms
 from sawyer.trees.model import TreeModel
 from sawyer.trees.tree import TokenTree, TreeBatch
 
+if TYPE_CHECKING:
+    from sawyer.trees.logprobs import Spread
+
+ENTROPY = "entropy"
+"""The name of a figure: the entropy of the policy's distribution over the vocabulary, in nats, a mean over all scored
+tokens of the update. The tokens are the data's; where the policy wrote them, it is the entropy of what it writes."""
 REFERENCE = "reference_logp"
 """The name under which trees carry each completion's log-prob under the reference."""
 SHARED_REFERENCE = "shared_reference_logp"
@@ -60,13 +66,14 @@ def preference(mix: Sequence[Weighted]) -> Objective:
     Reported are, of the best and the worst, the rewards of the first loss (beta times the log-ratio, or without a
     reference times the mean log-prob a token), their margin and how often it is right, the log-probs, and
     `displacement`: by how much the log-prob of the chosen has moved from the reference's, which falls below 0 where a
-    loss lowers both (Razin et al. 2024, arXiv 2410.08847).
+    loss lowers both (Razin et al. 2024, arXiv 2410.08847); and of all completions the `entropy` (see `ENTROPY`).
     """
     first = mix[0]
     shared = any(part.loss.name == "ld_dpo" for part in mix)
 
     def terms(model: TreeModel, batch: TreeBatch) -> Terms:
-        seen = completions_of(model(batch), batch, shared)
+        logp_N, spread = model(batch, spread=True)
+        seen = completions_of(logp_N, batch, shared, spread)
         sums: Terms = {}
         weight_C = batch.values.get(OPTIMISM)
         for index_R_K in _by_count(batch):
@@ -78,17 +85,19 @@ def preference(mix: Sequence[Weighted]) -> Objective:
                 loss = loss + (weight_C[index_R_K] * own.logp_S).sum()
             for name, value in {"loss": loss, **_figures(first, pairs)}.items():
                 sums[name] = sums[name] + value if name in sums else value
-        return sums
+        return {**sums, ENTROPY: spread.entropy_N.sum()}
 
-    return Objective(terms)
+    return Objective(terms, by_token=frozenset({ENTROPY}))
 
 
 def kto(options: Mapping[str, Any] | None = None) -> Objective:
-    """Kahneman-Tversky optimisation on `mismatched` trees; the baseline is the mean over the packed row."""
+    """Kahneman-Tversky optimisation on `mismatched` trees; the baseline is the mean over the packed row, and reported:
+    how far the policy is from the reference on completions that are not their prompt's, which is no KL divergence."""
     settings = {**LOSSES["kto"].options, **(options or {})}
 
     def terms(model: TreeModel, batch: TreeBatch) -> Terms:
-        seen, label_C = completions_of(model(batch), batch, False), batch.values[DESIRABLE]
+        logp_N, spread = model(batch, spread=True)
+        seen, label_C = completions_of(logp_N, batch, False), batch.values[DESIRABLE]
         own, others = seen.at(label_C >= 0), seen.at(label_C < 0)
         baseline = others.ratio_S.detach().mean().clamp_min(0) if len(others.logp_S) else 0.0
         good_S = label_C[label_C >= 0] > 0.5
@@ -98,10 +107,11 @@ def kto(options: Mapping[str, Any] | None = None) -> Objective:
             "loss": loss_S.sum(),
             "reward_desirable": reward_S[good_S].sum(),
             "reward_undesirable": reward_S[~good_S].sum(),
-            "kl": loss_S.new_tensor(float(baseline)) * batch.trees,
+            "baseline": loss_S.new_tensor(float(baseline)) * batch.trees,
+            ENTROPY: spread.entropy_N.sum(),
         }
 
-    return Objective(terms)
+    return Objective(terms, by_token=frozenset({ENTROPY}))
 
 
 def mismatched(trees: Sequence[TokenTree], desirable: Sequence[bool]) -> list[TokenTree]:
@@ -123,19 +133,22 @@ def shared(tree: TokenTree) -> TokenTree:
     return replace(tree, scored=[[i < count for i in range(len(own))] for own in tree.completions])
 
 
-def completions_of(logp_N: torch.Tensor, batch: TreeBatch, with_shared: bool) -> Completions:
+def completions_of(
+    logp_N: torch.Tensor, batch: TreeBatch, with_shared: bool, spread: Spread | None = None
+) -> Completions:
     """What losses may look at, of every completion of a packed row, `[C]`."""
     return Completions(
         batch.sum_by_completion(logp_N),
         batch.tokens_by_completion(),
         batch.values.get(REFERENCE),
         batch.values.get(SCORE),
-        _shared_sums(logp_N, batch) if with_shared else None,
+        shared_sums(logp_N, batch) if with_shared else None,
         batch.values.get(SHARED_REFERENCE),
+        None if spread is None else batch.sum_by_completion(spread.collision_N),
     )
 
 
-def _shared_sums(logp_N: torch.Tensor, batch: TreeBatch) -> torch.Tensor:
+def shared_sums(logp_N: torch.Tensor, batch: TreeBatch) -> torch.Tensor:
     """`[C]` log-probs of the first tokens, as many as the shortest completion of the tree has."""
     tokens_C = batch.tokens_by_completion()
     shortest_R = torch.full((batch.trees,), int(tokens_C.max()), device=tokens_C.device)

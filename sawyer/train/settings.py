@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -53,3 +54,7 @@ class OptimizerSettings(Settings):
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("betas must lie in [0, 1)")
         return self
+
+    def updates(self, count: int) -> int:
+        """How many updates there are in all with `count` trees to train on."""
+        return self.steps or math.ceil(self.epochs * count / self.batch_size)

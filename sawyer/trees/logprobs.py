@@ -2,12 +2,15 @@
 
 The vocabulary is walked in tiles: logits of a tile live just long enough to enter a running log-sum-exp, and the
 backward makes them again. Memory is bounded by `TOKENS * TILE` numbers whatever the batch and the vocabulary, and the
-head's weights stream through the caches once a pass.
+head's weights stream through the caches once a pass. What else is worth knowing of the whole distribution (`Spread`)
+comes from the same tiles.
 
 Shapes: N scored tokens, D hidden size, V vocabulary, n <= TOKENS, v <= TILE.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,19 @@ from sawyer.models import native
 
 TOKENS = 2048
 TILE = 4096
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How wide the distributions are from which scored tokens are predicted. No gradient goes through it.
+
+    Attributes:
+        entropy_N: -sum_v p log p, in nats.
+        collision_N: log sum_v p^2, the logarithm of what a token drawn from p has for a probability on average.
+    """
+
+    entropy_N: torch.Tensor
+    collision_N: torch.Tensor
 
 
 def token_logprobs(
@@ -38,17 +54,58 @@ def token_logprobs(
         softcap: final logit soft-capping (Gemma 2), None for none.
         scale: multiplies the logits before the cap (Granite, Cohere).
     """
-    if type(head) is nn.Linear:
-        return _TiledLogprobs.apply(hidden_N_D, head.weight, head.bias, target_N, softcap, scale)
+    return _read(hidden_N_D, head, target_N, softcap, scale, False)[0]
 
-    def plain(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+
+def token_spread(
+    hidden_N_D: torch.Tensor,
+    head: nn.Module,
+    target_N: torch.Tensor,
+    *,
+    softcap: float | None = None,
+    scale: float = 1.0,
+) -> tuple[torch.Tensor, Spread]:
+    """What `token_logprobs` gives, to the bit, and the spread of the distributions."""
+    logp_N, entropy_N, collision_N = _read(hidden_N_D, head, target_N, softcap, scale, True)
+    return logp_N, Spread(entropy_N, collision_N)
+
+
+def _read(hidden_N_D, head, target_N, softcap, scale, spread):
+    """Log-probs, entropies and collisions, `[N]` each; the last two only with `spread`."""
+    if type(head) is nn.Linear:
+        return _TiledLogprobs.apply(hidden_N_D, head.weight, head.bias, target_N, softcap, scale, spread)
+
+    def plain(hidden: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
         logits = head(hidden).float() * scale
         if softcap is not None:
             logits = softcap * torch.tanh(logits / softcap)
-        return -F.cross_entropy(logits, target, reduction="none")
+        logp = -F.cross_entropy(logits, target, reduction="none")
+        if not spread:
+            return logp, logp.detach(), logp.detach()
+        every = torch.log_softmax(logits.detach(), -1)
+        return logp, -(every.exp() * every).sum(-1), torch.logsumexp(2 * every, -1)
 
     parts = zip(hidden_N_D.split(256), target_N.split(256), strict=True)
-    return torch.cat([checkpoint(plain, hidden, target, use_reentrant=False) for hidden, target in parts])
+    read = [checkpoint(plain, hidden, target, use_reentrant=False) for hidden, target in parts]
+    return tuple(torch.cat(column) for column in zip(*read, strict=True))
+
+
+def token_entropy(
+    hidden_N_D: torch.Tensor, head: nn.Module, *, softcap: float | None = None, scale: float = 1.0
+) -> torch.Tensor:
+    """`[N]` float32: the entropy of softmax(logits) in nats, with its gradient (`token_spread` has none, and costs
+    nothing beside log-probs); logits as in `token_logprobs`, in checkpointed chunks of
+    tokens, so that no `[N, vocab]` tensor is held."""
+
+    def of(hidden: torch.Tensor) -> torch.Tensor:
+        logits = head(hidden.to(dtype)).float() * scale
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        logp = logits.log_softmax(-1)
+        return -(logp.exp() * logp).sum(-1)
+
+    dtype = next(head.parameters()).dtype
+    return torch.cat([checkpoint(of, hidden, use_reentrant=False) for hidden in hidden_N_D.split(256)])
 
 
 def _tiles(weight_V_D: torch.Tensor, bias_V: torch.Tensor | None):
@@ -80,15 +137,20 @@ def _picked(hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale):
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
-def _log_sum_exp(ctx, hidden, weight, bias, target, picked):
-    """The log-sum-exp of a tile's logits, `[n]` float32. `target` counts from the tile's first row, and lies outside of
-    it where another tile has it."""
+def _sums(ctx, hidden, weight, bias, target, picked, spread):
+    """The log-sum-exp of a tile's logits x, `[1, n]` float32, or `[3, n]` with the mean of x under softmax(x) and the
+    log-sum-exp of 2x. `target` counts from the tile's first row, and lies outside of it where another tile has it."""
     if ctx.c is not None:
-        return native.log_sum_exp(ctx.c, F.linear(hidden, weight, bias), target, picked)
+        return native.softmax_sums(ctx.c, F.linear(hidden, weight, bias), target, picked)
     logits = _logits(hidden, weight, bias, ctx.softcap, ctx.scale)
     inside = _inside(target, len(weight))
     logits[inside, target[inside]] = picked[inside]
-    return torch.logsumexp(logits, dim=1)
+    total = torch.logsumexp(logits, dim=1)
+    if not spread:
+        return total[None]
+    twice = torch.logsumexp(2 * logits, dim=1)
+    mean = (torch.softmax(logits, dim=1) * logits.clamp_min(torch.finfo(logits.dtype).min)).sum(1)
+    return torch.stack([total, mean, twice])
 
 
 def _d_logits(ctx, hidden, weight, bias, target, picked, normaliser, grad):
@@ -111,24 +173,34 @@ def _d_logits(ctx, hidden, weight, bias, target, picked, normaliser, grad):
 
 class _TiledLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale):
+    def forward(ctx, hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale, spread):
         hidden_N_D = hidden_N_D.to(weight_V_D.dtype)
         normaliser_N = torch.empty(hidden_N_D.shape[0], dtype=torch.float32, device=hidden_N_D.device)
+        entropy_N, collision_N = (normaliser_N.new_empty(len(normaliser_N) * spread) for _ in range(2))
         picked_N = _picked(hidden_N_D, weight_V_D, bias_V, target_N, softcap, scale)
         ctx.softcap, ctx.scale = softcap, scale
         ctx.c = native.usable(hidden_N_D, weight_V_D) if softcap is None and scale == 1.0 else None
         for begin in range(0, hidden_N_D.shape[0], TOKENS):
             part = slice(begin, begin + TOKENS)
             hidden, target = hidden_N_D[part], target_N[part]
-            sums = []
-            for rows, weight, bias in _tiles(weight_V_D, bias_V):
-                sums.append(_log_sum_exp(ctx, hidden, weight, bias, target - rows.start, picked_N[part]))
-            normaliser_N[part] = torch.logsumexp(torch.stack(sums), dim=0)
+            tiles = [
+                _sums(ctx, hidden, weight, bias, target - rows.start, picked_N[part], spread)
+                for rows, weight, bias in _tiles(weight_V_D, bias_V)
+            ]
+            totals = torch.stack([sums[0] for sums in tiles])
+            normaliser_N[part] = torch.logsumexp(totals, dim=0)
+            if spread:
+                share = torch.exp(totals - normaliser_N[part])
+                mean = (share * torch.stack([sums[1] for sums in tiles])).sum(0)
+                entropy_N[part] = (normaliser_N[part] - mean).clamp_min(0)
+                twice = torch.logsumexp(torch.stack([sums[2] for sums in tiles]), dim=0)
+                collision_N[part] = twice - 2 * normaliser_N[part]
         ctx.save_for_backward(hidden_N_D, weight_V_D, bias_V, target_N, normaliser_N, picked_N)
-        return picked_N - normaliser_N
+        ctx.mark_non_differentiable(entropy_N, collision_N)
+        return picked_N - normaliser_N, entropy_N, collision_N
 
     @staticmethod
-    def backward(ctx, grad_N):
+    def backward(ctx, grad_N, *_):
         hidden_N_D, weight_V_D, bias_V, target_N, normaliser_N, picked_N = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.zeros_like(hidden_N_D, dtype=torch.float32) if needs_hidden else None
@@ -154,4 +226,4 @@ class _TiledLogprobs(torch.autograd.Function):
                     grad_bias[rows] += d_logits.sum(0)
         if grad_hidden is not None:
             grad_hidden = grad_hidden.to(hidden_N_D.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None

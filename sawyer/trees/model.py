@@ -13,7 +13,7 @@ from sawyer.errors import SawyerError
 from sawyer.models.lean import slim, takes_float32
 from sawyer.models.logits import logit_shape
 from sawyer.trees import attention
-from sawyer.trees.logprobs import token_logprobs
+from sawyer.trees.logprobs import Spread, token_logprobs, token_spread
 from sawyer.trees.tree import TokenTree, TreeBatch
 
 
@@ -107,17 +107,33 @@ class TreeDecoder(TreeModel):
 
 
 class TreePolicy(TreeDecoder):
-    """A causal language model over trees: `policy(batch)` is the log-prob of every scored token, `[N]` float32."""
+    """A causal language model over trees: `policy(batch)` is the log-prob of every scored token, `[N]` float32.
 
-    def forward(self, batch: TreeBatch) -> torch.Tensor:
+    With `spread` the entropies and the like of the distributions come with them (`logprobs.Spread`).
+    """
+
+    def forward(self, batch: TreeBatch, *, spread: bool = False) -> torch.Tensor | tuple[torch.Tensor, Spread]:
         scale, softcap = logit_shape(self.core)
-        return token_logprobs(
+        read = token_spread if spread else token_logprobs
+        return read(
             self.hidden(batch)[batch.predict_index],
             self.core.get_output_embeddings(),
             batch.target_ids,
             softcap=softcap,
             scale=scale,
         )
+
+    def distributions(self, batch: TreeBatch, index_P: torch.Tensor) -> torch.Tensor:
+        """`[P, V]` float32: log softmax over the whole vocabulary where the scored tokens of these indices are
+        predicted. For a few of them: nothing is tiled."""
+        scale, softcap = logit_shape(self.core)
+        head = cast(nn.Module, self.core.get_output_embeddings())
+        hidden = self.hidden(batch)[batch.predict_index[index_P]]
+        weight = getattr(head, "weight", None)
+        logits = head(hidden if weight is None else hidden.to(weight.dtype)).float() * scale
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        return torch.log_softmax(logits, dim=-1)
 
 
 class TreeReward(TreeDecoder):
@@ -134,6 +150,8 @@ class TreeReward(TreeDecoder):
         """`[C, O]` float32: all outputs of the head. The first is the score."""
         hidden = self.hidden(batch)[batch.last_index]
         head = cast(nn.Module, self.core.score)
+        if hasattr(head, "modules_to_save"):  # beside adapters: peft's copy of the head, which learns
+            head = cast(nn.Module, cast(Any, head).modules_to_save["default"])
         if type(head) is nn.Linear:  # in float32 whatever the body computes in: two rewards may differ by little
             bias = None if head.bias is None else head.bias.float()
             return nn.functional.linear(hidden.float(), head.weight.float(), bias)

@@ -28,12 +28,14 @@ class TokenTree:
             assistant turns is a tree with one completion whose user turns are not scored.
         values: numbers that travel with the completions: name to one number a completion (reference log-probs,
             rewards, margins).
+        token_values: numbers that travel with the scored tokens: name to `[scored_tokens]` float32 (advantages).
     """
 
     prompt: Sequence[int]
     completions: Sequence[Sequence[int]]
     scored: Sequence[Sequence[bool]] | None = None
     values: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    token_values: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -42,6 +44,8 @@ class TokenTree:
             raise ValueError("a tree needs at least one completion, and every completion at least one token")
         if self.scored is not None and [len(s) for s in self.scored] != [len(c) for c in self.completions]:
             raise ValueError("`scored` must have one flag for each completion token")
+        if any(len(value_N) != self.scored_tokens for value_N in self.token_values.values()):
+            raise ValueError("`token_values` must have one number for each scored token")
 
     @cached_property
     def tokens(self) -> int:
@@ -124,6 +128,7 @@ class TreeBatch:
         last_index: `[C]` the packed position of each completion's last token (where a reward model reads).
         tree_index: `[C]` the tree each completion belongs to, counted through the row.
         values: name to `[C]` what the trees carried.
+        token_values: name to `[N]` what they carried for each scored token.
     """
 
     input_ids: torch.Tensor
@@ -135,6 +140,7 @@ class TreeBatch:
     last_index: torch.Tensor
     tree_index: torch.Tensor
     values: Mapping[str, torch.Tensor]
+    token_values: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def trees(self) -> int:
@@ -193,6 +199,10 @@ class TreeBatch:
             values={
                 name: torch.tensor([v for tree in trees for v in tree.values[name]], dtype=torch.float32).to(device)
                 for name in names
+            },
+            token_values={
+                name: torch.cat([tree.token_values[name] for tree in trees]).to(device)
+                for name in trees[0].token_values
             },
         )
 

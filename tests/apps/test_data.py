@@ -128,6 +128,21 @@ def test_a_recipes_data_stage_is_built_as_a_run_of_it_would(command):
         assert Path(f"made/{part}.jsonl").read_text() == (folder / "pairs" / f"{part}.jsonl").read_text()
 
 
+def test_a_recipes_length_filter_counts_the_tokens_of_its_model(command, saved_policy):
+    filtered = "source: {source: shp, path: shp.jsonl}, max_prompt_tokens: 2, tokens_of"
+    stages = f"  sft: {{model: base, data: pairs}}\n  cut: {{stage: data, {filtered}: sft}}\n"
+    Path("r.yaml").write_text(
+        f"name: r\nmodel: {saved_policy('llama')}\nstages:\n  pairs: {{stage: data, {filtered}: base}}\n{stages}"
+    )
+    settings = ("--stage", "pairs", "--out", "made")
+    code, _, err = command("build", "r.yaml", *settings, "--set", "stages.pairs.max_prompt_tokens=500")
+    assert code == 0, err
+    assert len(list(read_records(Path("made/train.jsonl")))) == 40
+    code, _, err = command("build", "r.yaml", "--stage", "cut", "--out", "cut")
+    assert code == 2
+    assert "r.yaml:6: 'sft' is a stage, whose model is not there before a run; name a model of the recipe" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import __main__ as everything
-from benchmarks import generators, measure, rollout, scoring
+from benchmarks import generators, measure, online, ppo, rollout, scoring
 from sawyer.rollout.cohorts import Limits
 
 with_ctranslate2 = pytest.mark.skipif(
@@ -17,15 +17,19 @@ SMALL = {"prompts": 2, "n": 3, "temperature": 1.0, "min_tokens": 0, "max_tokens"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("peer", ["hf", pytest.param("ctranslate2", marks=with_ctranslate2)])
-def test_the_command_writes_its_figures(peer, saved_policy, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("peer", "alone"), [("hf", ["refresh", "queue"]), pytest.param("ctranslate2", [], marks=with_ctranslate2)]
+)
+def test_the_command_writes_its_figures(peer, alone, saved_policy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rollout, "BATCHES", (16,))
     monkeypatch.setitem(rollout.SETTINGS, "natural", SMALL)
     monkeypatch.setitem(rollout.ALONE, "queue", {**rollout.ALONE["queue"], "prompts": 5, "few": 2})
     file = tmp_path / "figures.json"
-    options = ["--peer", peer, "--model", saved_policy("llama"), "--settings", "natural,refresh,queue", "--rounds", "1"]
+    options = ["--peer", peer, "--model", saved_policy("llama"), "--rounds", "1"]
+    options += ["--settings", ",".join(["natural", *alone])]
     assert rollout.main([*options, "--threads", "1", "--precision", "fp32", "--json", str(file)]) == 0
     written = json.loads(file.read_text())
-    assert written.keys() == {"natural", "refresh", "queue"}
+    assert list(written) == ["natural", *alone]
     assert all(figures["run"]["same"] and peer in figures["run"]["command"] for figures in written.values())
     natural = written["natural"]
     assert natural["speed_ratio"] > 0
@@ -33,7 +37,7 @@ def test_the_command_writes_its_figures(peer, saved_policy, tmp_path, monkeypatc
     assert natural["memory_over_needed"] > 0
     assert natural["fastest_peer"].startswith(peer)
     assert "times the memory of weights and cache" in capsys.readouterr().out
-    for name, own in (("refresh", "seconds"), ("queue", "ratio")):
+    for name, own in zip(alone, ("seconds", "ratio"), strict=False):
         assert written[name][own] > 0
         assert written[name]["speed_ratio"] is written[name]["peak_share"] is None
 
@@ -186,10 +190,13 @@ def test_all_benchmarks_are_run(monkeypatch):
     ran = []
     monkeypatch.setattr(everything, "main", lambda task, arguments: ran.append((task, arguments)) or 0)
     monkeypatch.setattr(rollout, "main", lambda arguments: ran.append(("rollout", arguments)) or 1)
+    monkeypatch.setattr(online, "main", lambda arguments: ran.append(("online", arguments)) or 0)
+    monkeypatch.setattr(ppo, "main", lambda arguments: ran.append(("ppo", arguments)) or 0)
     monkeypatch.setattr(scoring, "main", lambda arguments: ran.append(("scoring", arguments)) or 0)
     assert everything.run_all(["--pairs", "64", "--rounds", "1", "--data", "hh.jsonl"]) == 1
     training = ["dpo", "dpo", "reward", "reward", "sft", "sft", "reward", "reward"]
-    assert [task for task, _ in ran] == [*training, "scoring", "scoring", "rollout", "rollout"]
+    others = ["online", "online", "ppo", "ppo", "scoring", "scoring", "rollout", "rollout"]
+    assert [task for task, _ in ran] == [*training, *others]
     assert ran[0][1][:2] == ["--pairs", "64"]
     assert ran[7][1][-4:-2] == ["--ranking", "7"]
     files = [arguments[arguments.index("--json") + 1] for _, arguments in ran]

@@ -229,3 +229,7 @@ def gpt4_llm(davinci, gpt4, icm):
             if score is not None
         ],
     }
+
+
+def dolly(instruction="Name a river.", context="", response="The Rhine.", category="open_qa"):
+    return {"instruction": instruction, "context": context, "response": response, "category": category}

@@ -14,6 +14,7 @@ from sawyer.data.sources import SourceSettings, load_source
 from sawyer.errors import SawyerError
 from tests.data.layouts import (
     capybara,
+    dolly,
     farm,
     four_and_two,
     gpt4_llm,
@@ -86,6 +87,8 @@ def good_orca():
         ("alpaca-farm", lambda: farm(1), {"preference": 7}, "`preference` is not between 0 and 2"),
         ("ultrafeedback", four_and_two, {"completions": "none"}, "`completions` is missing or not a list"),
         ("ultrafeedback", four_and_two, ultrafeedback((1,) * 4), "there are fewer than two completions to compare"),
+        ("dolly", dolly, {"context": 7}, "`context` is not text"),
+        ("dolly", dolly, {"response": " "}, "`response` is empty"),
         ("gpt4-llm", lambda: gpt4_llm(1, 2, 3), {"user_input": "### Input:\n"}, "`user_input` has no instruction"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Each published set, in the layout its card gives, becomes comparisons; its cleaning drops what it says it drops.
+"""Each published set, in the layout its card gives, becomes records; its cleaning drops what it says it drops.
 
 All rows are invented.
 """
@@ -8,11 +8,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from sawyer.data.public.catalog import PUBLIC_SETS
 from sawyer.data.records import assistant, user
-from sawyer.data.sources import SourceSettings
+from sawyer.data.sources import SourceSettings, as_prompts
 from tests.data.layouts import (
     RATED,
     capybara,
     code,
+    dolly,
     farm,
     gpt4_llm,
     helpsteer,
@@ -285,3 +286,29 @@ def test_the_notebook_kept_only_pairs_in_the_order_of_the_file(load):
 def test_gpt4_llm_needs_its_file():
     with pytest.raises(ValidationError, match=r"comparison_data_v2\.json"):
         TypeAdapter(SourceSettings).validate_python({"source": "gpt4-llm"})
+
+
+# --- Dolly ------------------------------------------------------------------------------------------------------------
+
+
+def test_dolly_is_conversations_whose_question_has_the_context_after_a_blank_line(load):
+    rows = [dolly(), dolly("Who crossed it? ", "Two rowers crossed the lake.\n", " Two rowers.", "closed_qa")]
+    records, report = load("dolly", rows)
+    assert records[0].messages == (user("Name a river."), assistant("The Rhine."))
+    assert records[0].info == {"source": "dolly", "models": ["a person"], "category": "open_qa"}
+    assert records[1].prompt == (user("Who crossed it?\n\nTwo rowers crossed the lake."),)
+    assert records[1].messages[-1] == assistant("Two rowers.")
+    assert report.kept == 2
+    assert [prompt.prompt for prompt in as_prompts(records)] == [record.prompt for record in records]
+
+
+def test_dolly_leaves_out_categories_and_contexts(load):
+    rows = [dolly(), dolly("Sum it up.", "A long text.", "Short.", "summarization"), dolly("Name a sea.")]
+    records, report = load("dolly", rows, drop_context=True)
+    assert [record.prompt[0]["content"] for record in records] == ["Name a river.", "Name a sea."]
+    assert report.dropped == {"the instruction has a context": 1}
+    records, report = load("dolly", rows, categories=["summarization"])
+    assert [record.info["category"] for record in records] == ["summarization"]
+    assert report.dropped == {"the row is of another category": 2}
+    with pytest.raises(ValidationError, match="categories"):
+        load("dolly", rows, categories=["poetry"])

@@ -55,6 +55,16 @@ def test_improvement_is_found_with_interval_test_and_win_rate(improving):
     assert policies.comparison_of(improving, "sft")["roles"] == ["baseline", "previous"]
 
 
+def test_the_one_before_is_left_out_where_the_order_means_nothing():
+    base = difficulty()
+    by_policy = {name: rows(base + gain, seed=1) for name, gain in (("base", 0.0), ("a", 0.1), ("b", 0.1))}
+    found = policies.evaluate(by_policy, "base", previous=False, draws=200)
+    assert [(c["policy"], c["against"], c["roles"]) for c in found["comparisons"]] == [
+        ("a", "base", ["baseline"]),
+        ("b", "base", ["baseline"]),
+    ]
+
+
 def test_every_figure_has_n_and_interval(improving):
     for figures in improving["policies"].values():
         measured = {name: figure for name, figure in figures.items() if name not in ("prompts", "completions")}

@@ -22,6 +22,7 @@ from sawyer.feedback.rules_text import (
     text_rule,
     token_density,
     tokens,
+    unique_nouns,
     words,
 )
 
@@ -82,6 +83,13 @@ def test_nouns_are_counted():
     assert nouns("It's John's well-known day, isn't it? ☃ 30 cats / they’ll say.") == 3  # John, day, cats
     assert nouns("") == nouns("...") == 0
     assert nouns_for_tokens(CAT) == 3 * 2 + 50 - 7
+
+
+def test_each_noun_counts_once():
+    pytest.importorskip("textblob")
+    assert nouns("The cat saw a Cat on the mat.") == 3
+    assert unique_nouns("The cat saw a Cat on the mat.") == 2
+    assert unique_nouns("") == 0
 
 
 def test_nouns_without_a_tagger_are_one_sentence(monkeypatch):

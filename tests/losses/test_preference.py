@@ -77,7 +77,21 @@ def test_every_loss_has_a_worked_value():
     named = {
         mark.args[1][i][0] for mark in test_a_loss_equals_its_worked_value.pytestmark for i in range(len(mark.args[1]))
     }
-    assert named | {"kto", "infonca"} == set(LOSSES)
+    assert named | {"kto", "infonca", "wpo_normalised"} == set(LOSSES)
+
+
+def test_normalised_wpo_weighs_by_what_sampling_would_give():
+    """As TRL: log-probs less log sum p^2, averaged over the tokens of each side, the weight at most 1."""
+    with_collision = [
+        Completions(c.logp_S, c.tokens_S, c.reference_logp_S, collision_S=torch.tensor([collision]).double())
+        for c, collision in ((WORKED.chosen, -7.5), (WORKED.rejected, -11.2))
+    ]
+    weight = math.exp((-10 + 7.5) / 5 + (-12 + 11.2) / 8)
+    assert preference.wpo_normalised(Pairs(*with_collision)).item() == pytest.approx(weight * 0.620957, rel=1e-5)
+    typical = [Completions(c.logp_S, c.tokens_S, c.reference_logp_S, collision_S=c.logp_S) for c in with_collision]
+    assert preference.wpo_normalised(Pairs(*typical)).item() == pytest.approx(0.620957, rel=1e-5)
+    with pytest.raises(ValueError, match="this loss needs `collision_S`"):
+        preference.wpo_normalised(WORKED)
 
 
 def test_infonca_is_least_where_rewards_tell_completions_apart_as_scores_do():
@@ -105,7 +119,8 @@ def random_pairs(count=6, seed=0, requires_grad=False):
         tokens = torch.randint(1, 9, (count,), generator=draw)
         shared, both = 0.6 * logp.detach(), -20 * torch.rand(2, count, generator=draw, dtype=torch.float64)
         score = torch.rand(count, generator=draw, dtype=torch.float64)
-        return Completions(logp.requires_grad_(requires_grad), tokens, both[0], score, shared, both[1])
+        collision = 0.8 * logp.detach()
+        return Completions(logp.requires_grad_(requires_grad), tokens, both[0], score, shared, both[1], collision)
 
     return Pairs(one(), one())
 
@@ -119,19 +134,18 @@ def test_gradients_and_one_number_a_pair(loss):
     leaves = pairs.chosen.logp_S, pairs.rejected.logp_S
 
     def function(chosen, rejected):
-        weight = {"beta": 0.1} if loss.name == "wpo" else {}  # whose weight is a constant: see below
         own = Pairs(
             Completions(chosen, *[getattr(pairs.chosen, n) for n in FIELDS]),
             Completions(rejected, *[getattr(pairs.rejected, n) for n in FIELDS]),
         )
-        return loss.function(own, **weight)
+        return loss.function(own)
 
     assert loss.function(pairs).shape == (6,)
-    if loss.name != "wpo":
+    if not loss.name.startswith("wpo"):  # whose weight is a constant: see below
         assert torch.autograd.gradcheck(function, leaves)
 
 
-FIELDS = ("tokens_S", "reference_logp_S", "score_S", "shared_logp_S", "shared_reference_logp_S")
+FIELDS = ("tokens_S", "reference_logp_S", "score_S", "shared_logp_S", "shared_reference_logp_S", "collision_S")
 
 
 def test_no_gradient_goes_through_the_weight_of_wpo():
@@ -139,6 +153,12 @@ def test_no_gradient_goes_through_the_weight_of_wpo():
     weight = (pairs.chosen.mean_logp_S + pairs.rejected.mean_logp_S).exp().clamp_max(1).detach()
     leaves = pairs.chosen.logp_S, pairs.rejected.logp_S
     found = torch.autograd.grad(preference.wpo(pairs).sum(), leaves)
+    expected = torch.autograd.grad((weight * preference.dpo(pairs)).sum(), leaves)
+    torch.testing.assert_close(found, expected)
+
+    relative = [(own.logp_S - own.collision_S) / own.tokens_S for own in (pairs.chosen, pairs.rejected)]
+    weight = (relative[0] + relative[1]).exp().clamp_max(1).detach()
+    found = torch.autograd.grad(preference.wpo_normalised(pairs).sum(), leaves)
     expected = torch.autograd.grad((weight * preference.dpo(pairs)).sum(), leaves)
     torch.testing.assert_close(found, expected)
 
@@ -167,7 +187,9 @@ def test_finite_at_huge_margins(loss, margin):
     other = torch.tensor([min(0.0, -margin)], requires_grad=True)
     zero = torch.zeros(1)
     found = loss.function(
-        Pairs(Completions(logp, one, zero, one, zero, zero), Completions(other, one, zero, zero, zero, zero))
+        Pairs(
+            Completions(logp, one, zero, one, zero, zero, zero), Completions(other, one, zero, zero, zero, zero, zero)
+        )
     )
     found.sum().backward()
     assert torch.isfinite(found).all()

@@ -49,12 +49,22 @@ def test_chosen_never_scores_below_rejected_by_the_penalised_reward(completions,
 
 def test_the_rule_says_what_the_best_is_paired_with():
     rewards, texts = [[0.1, 2.0, -1.0, 1.5]] * 30, [["a", "b", "c", "d"]] * 30
-    by_rule = {rule: choose_pairs(rewards, texts, PairSettings(rule=rule), seed=3) for rule in RULES}
+    by_rule = {rule: choose_pairs(rewards, texts, PairSettings(rule=rule), seed=3) for rule in RULES if rule != "all"}
     assert {(pair.chosen, pair.rejected) for pair in by_rule["max_min"]} == {(1, 2)}
     assert {(pair.chosen, pair.rejected) for pair in by_rule["max_max"]} == {(1, 3)}
     assert {(pair.chosen, pair.rejected) for pair in by_rule["max_random"]} == {(1, 0), (1, 2), (1, 3)}
     again = choose_pairs(rewards, texts, PairSettings(rule="max_random"), seed=3)
     assert again == by_rule["max_random"] != choose_pairs(rewards, texts, PairSettings(rule="max_random"), seed=4)
+
+
+def test_every_pair_that_is_apart_far_enough():
+    """DNO's choice (Rosset et al. 2024): all pairs of a wide margin."""
+    scores, texts = [[0.1, 2.0, -1.0, 1.5]], [["a", "b", "c", "d"]]
+    pairs = choose_pairs(scores, texts, PairSettings(rule="all"))
+    assert [(pair.chosen, pair.rejected) for pair in pairs] == [(1, 3), (1, 0), (1, 2), (3, 0), (3, 2), (0, 2)]
+    far = choose_pairs(scores, texts, PairSettings(rule="all", min_margin=1.5))
+    assert [(pair.chosen, pair.rejected) for pair in far] == [(1, 0), (1, 2), (3, 2)]
+    assert len(choose_pairs(scores, [["a", "b", "b", "a"]], PairSettings(rule="all"))) == 4
 
 
 def test_at_random_is_not_the_first_two():

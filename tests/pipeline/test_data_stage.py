@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from sawyer.data.records import user
 from sawyer.errors import SawyerError
 from sawyer.pipeline import stage as stage_module
 from sawyer.pipeline.plan import plan
 from sawyer.pipeline.recipe import load_recipe
 from sawyer.pipeline.run import run_recipe
 from sawyer.pipeline.stages import data, evaluate, generate, iterate, label, reward, sft
+from sawyer.pipeline.stages._common import chat_of
 
 SOURCE = "{source: file, path: pairs.jsonl}"
 HEAD = "name: x\nmodel: tiny\nseed: 0\nstages:\n"
@@ -112,6 +114,29 @@ def test_tied_comparisons_are_counted_and_left_out(tmp_path, capsys):
 
 
 WITH_SOURCE = HEAD + "  pairs:\n    stage: data\n    source:\n"
+LONG = "{stage: data, source: %s, max_prompt_tokens: %d, tokens_of: base, chat_template: plain}"
+
+
+def test_long_prompts_are_dropped_before_the_limit_cuts(saved_policy, capsys):
+    model = saved_policy("llama")
+    asked = [f"Why {i}?" + " and then" * (i % 3) for i in range(60)]
+    rows = [{"prompt": text, "chosen": "A.", "rejected": "B."} for text in asked]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chat = chat_of(model, "plain")
+    tokens = [len(chat.prompt_ids([user(text)])) for text in asked]
+    most = sorted(tokens)[len(tokens) // 2]
+    fitting = {text for text, n in zip(asked, tokens, strict=True) if n <= most}
+    assert 0 < len(fitting) < 60
+    text = HEAD.replace("tiny", model) + f"  pairs: {LONG % (SOURCE, most)}\n"
+    folder = run(text, "a")
+    assert questions(folder / "pairs", "train") == fitting
+    assert f"dropped {60 - len(fitting)}: the prompt has more than {most} tokens" in capsys.readouterr().err
+    folder = run(text, "b", f"stages.pairs.source.limit={len(fitting)}")
+    assert questions(folder / "pairs", "train") == fitting
+    each = text.replace(f"source: {SOURCE}", f"parts: {{train: {SOURCE}, test: {SOURCE}}}")
+    assert questions(run(each, "c") / "pairs", "test") == fitting
+
+
 SAID = {
     "a setting of another source": (
         WITH_SOURCE + "      source: hh\n      format: auto\n",
@@ -138,7 +163,7 @@ SAID = {
         WITH_SOURCE + "      source: verifable\n      n: 3\n",
         "x.yaml:8: stages.pairs.source.source should be 'hh', 'file', 'hub', 'verifiable', 'mixture', 'shp', "
         "'helpsteer', 'pku', 'ultrafeedback', 'ultrainteract', 'code-ultrafeedback', 'argilla-math', 'orca', "
-        "'capybara', 'summarize', 'nectar', 'webgpt', 'oasst', 'gpt4-llm' or 'alpaca-farm', not 'verifable'; "
+        "'capybara', 'summarize', 'nectar', 'webgpt', 'oasst', 'gpt4-llm', 'alpaca-farm' or 'dolly', not 'verifable'; "
         "did you mean 'verifiable'?",
     ),
     "no source named": (
@@ -156,6 +181,14 @@ SAID = {
     "a part that leaves the folder": (
         WITH_SOURCE + "      source: hh\n    split: {../x: 1.0}\n",
         "x.yaml:5: stages.pairs: the name of the part '../x' may only have letters, digits, - and _",
+    ),
+    "a length without a tokenizer": (
+        WITH_SOURCE + "      source: hh\n    max_prompt_tokens: 9\n",
+        "x.yaml:5: stages.pairs: `max_prompt_tokens` and `tokens_of`, the model whose tokens count, go together",
+    ),
+    "a template that counts nothing": (
+        WITH_SOURCE + "      source: hh\n    chat_template: plain\n",
+        "x.yaml:5: stages.pairs: `chat_template` is for `max_prompt_tokens`; give that too, or leave it out",
     ),
     "a part named as a figure": (
         HEAD + "  pairs: {stage: data, parts: {sources: {source: hh}}}\n",

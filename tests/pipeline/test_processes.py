@@ -79,3 +79,18 @@ def test_two_processes_make_one_run_and_only_one_speaks(recipe_file, tmp_path):
     assert codes == [2, 2], said
     assert said[0][1].splitlines()[-1].startswith("error: --set model: there is no model at ./none")
     assert "error:" not in said[1][1]
+
+
+@pytest.mark.slow
+def test_two_processes_run_several_seeds_and_only_one_puts_them_together(recipe_file, tmp_path):
+    codes, said = launch(recipe_file, "--seeds", "2", "--json", "--out", "several")
+    assert codes == [0, 0], said
+    assert said[1][0] == ""
+    assert json.loads(said[0][0])["seeds"] == [0, 1]
+    for seed in (0, 1):
+        figures = json.loads((tmp_path / f"several/seed-{seed}/summary.json").read_text())["stages"]["data"]["figures"]
+        assert figures == {"total": 3.0}
+
+    codes, said = launch(recipe_file, "--seeds", "2", "--out", "several/seed-0")
+    assert codes == [2, 2], said
+    assert "is a single run" in said[0][1]

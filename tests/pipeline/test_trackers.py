@@ -114,3 +114,5 @@ def test_full_training_needs_more_memory_than_adapters():
     assert training_needs(full, 10**9)["memory_gb"] == pytest.approx(21)
     assert training_needs(adapters, 10**9)["memory_gb"] == pytest.approx(6)
     assert training_needs(full, 0)["memory_gb"] == 0
+    alone = TrainingSettings(lora={"merge": False})
+    assert training_needs(alone, 10**9)["disk_gb"] < training_needs(adapters, 10**9)["disk_gb"] / 10

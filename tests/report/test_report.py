@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from html.parser import HTMLParser
 from importlib.metadata import version
@@ -8,7 +9,8 @@ import pytest
 from sawyer.errors import SawyerError
 from sawyer.pipeline.report import plots
 from sawyer.pipeline.report.build import MOST_CHARACTERS, MOST_PROMPTS, write_report
-from tests.report.conftest import STAGES
+from sawyer.pipeline.report.over_seeds import write_page
+from tests.report.conftest import HARM, STAGES
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -256,3 +258,116 @@ def test_a_long_curve_is_thinned():
     metrics = [{"step": step, "loss": 1 / (step + 1)} for step in range(20_000)]
     assert len(plots.loss_curve("sft", metrics)) < 60_000
     assert plots.loss_curve("data", [{"step": 1, "tokens_per_second": 3.0}]) is None
+
+
+def test_what_training_took_has_columns_where_it_is_known(run):
+    assert "training" in page_of(run).text
+    assert "gold labels" not in page_of(run).text
+    file = run / "summary.json"
+    summary = json.loads(file.read_text())
+    summary["stages"]["sft"] |= {"wall_seconds": 75.0}
+    summary["stages"]["sft"]["figures"]["gold_labels"] = 1432
+    file.write_text(json.dumps(summary))
+    page = page_of(run)
+    assert "gold labels" in page.text
+    assert "1 min 15 s" in page.text
+    assert "1,432" in page.text
+
+
+def test_the_one_before_has_no_column_where_none_was_compared_with_it(run):
+    file = run / "evaluate" / "evaluation.json"
+    assert "vs previous" in page_of(run).text
+    evaluation = json.loads(file.read_text())
+    evaluation["comparisons"] = [one for one in evaluation["comparisons"] if one["roles"] == ["baseline"]]
+    file.write_text(json.dumps(evaluation))
+    page = page_of(run)
+    assert "vs previous" not in page.text
+    assert "wins vs base" in page.text
+
+
+def test_a_best_of_n_curve_is_drawn_against_the_root_of_the_kl(run):
+    file = run / "evaluate" / "evaluation.json"
+    point = lambda n, gold: {
+        "n": n, "kl": math.log(n) - (n - 1) / n,
+        "gold": {"mean": gold, "low": gold - 0.02, "high": gold + 0.02, "n": 40},
+        "proxy": {"mean": 3 * gold, "low": None, "high": None, "n": 1},
+    }  # fmt: skip
+    curve = {"policy": "sft", "samples": 16, "points": [point(1, 0.5), point(4, 0.6), point(16, 0.65)]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"best_of_n": curve}))
+    page = page_of(run)
+    assert page.count("svg") == 2 + 2 + 2 + 1 + 3
+    assert "n = 1 to 16, estimated without bias from 16 samples" in page.text
+    assert "root of the KL to the reference policy" in page.text
+    assert "best of 16" in page.text
+
+
+def test_several_seeds_are_a_page(tmp_path):
+    figure = lambda mean: {
+        "mean": mean,
+        "low": mean - 0.1,
+        "high": mean + 0.1,
+        "n": 30,
+        "seeds": 2,
+        "by_seed": [0.4, 0.6],
+    }
+    curve = [{"n": n, "kl": 0.1 * n, "gold": figure(0.5)} for n in (1, 2)]
+    name = "<img src=x onerror=alert(1)>$a"
+    evaluation = {
+        "seeds": [0, 1], "order": ["sft", name], "baseline": "sft", "level": 0.95, "prompts": 30, "left_out": 2,
+        "headline": f"{name} beats sft.",
+        "policies": {
+            "sft": {"gold": figure(0.5), "tokens": figure(40.0)},
+            name: {"gold": figure(0.6), "training": {"seconds": 90.0, "gold_labels": 1000.0}},
+        },
+        "comparisons": [
+            {"policy": name, "against": "sft", "roles": ["baseline"], "gold": figure(0.1) | {"p_holm": 0.02}}
+        ],
+        "best_of_n": curve,
+    }  # fmt: skip
+    found = {
+        "folder": "x", "recipe": "r", "title": "Two seeds", "command": "sawyer run r --seeds 2", "seeds": [0, 1],
+        "runs": {"0": "seed-0", "1": "seed-1"}, "wall_seconds": {"0": 61.0, "1": 62.0},
+        "evaluations": {"evaluate": evaluation},
+    }  # fmt: skip
+    first = write_page(found, tmp_path / "seeds.html").read_bytes()
+    assert write_page(found, tmp_path / "seeds.html").read_bytes() == first
+    page = Page(first.decode())
+    assert page.misnested == page.open == []
+    assert page.count("img") == page.count("script") == 0
+    assert name in page.text
+    assert page.count("svg") == 2 + 1  # gold and tokens of each policy, and the best-of-n curve of gold
+    for said in (
+        "30 held-out prompts and 2 training seeds",
+        "2 prompts that not every seed",
+        "1 min 30 s",
+        "1,000",
+        "0.020",
+    ):
+        assert said in page.text
+
+
+def test_answers_along_a_training_are_shown_before_it_at_its_best_and_at_its_end(run):
+    rows = [
+        {"step": step, "prompt": [{"role": "user", "content": f"Why {p}? {HARM}"}], "text": f"{HARM} since {step}",
+         "reward": 0.25 * step, "tokens": 7, "finished": step != 4}
+        for step in (0, 2, 3, 4) for p in range(2)
+    ]  # fmt: skip
+    (run / "iterate" / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = page_of(run)
+    assert page.sections[-3:] == ["transcripts-1", "run", "reproduce"]
+    assert page.misnested == []
+    assert page.count("script") == 0
+    assert [f"since {step}" in page.text for step in (0, 2, 3, 4)] == [True, False, True, True]  # the best is 3
+    assert "reward 0.75 · 7 tokens" in page.text
+
+
+def test_the_reward_of_a_training_is_a_curve_beside_its_loss(run):
+    steps = [{"step": step, "reward": 0.1 * step, "loss": 1.0} for step in range(1, 5)]
+    held_out = [{"step": step, "validation_reward": 0.1 * step} for step in (0, 4)]
+    file = run / "sft" / "metrics.jsonl"
+    before = page_of(run).count("svg")
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*steps, *held_out]))
+    page = page_of(run)
+    assert page.count("svg") == before + 1
+    assert page.count("svg", **{"aria-label": "Reward of stage sft"}) == 1
+    assert plots.reward_curve("sft", steps) is None

@@ -73,7 +73,7 @@ def test_losses_without_a_reference_load_none(saved_policy, run_stage, pairs, mo
         (
             [Labelled((user("a"),), "x", True)] * 4,
             "dpo",
-            "it needs comparisons, but part 'train' of pairs holds labelleds",
+            "the loss dpo learns from comparisons, and part 'train' of pairs holds single completions with a label",
         ),
         ([Comparison((user("a"),), ("x", "y"))] * 4, "dno", "the loss dno needs the `scores` of all completions, and"),
         ([Comparison((user("a"),), ("x", "y"), (3, 1))] * 4, "sppo", "takes scores for probabilities of winning"),

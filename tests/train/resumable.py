@@ -18,12 +18,16 @@ from sawyer.journal import Silent
 from sawyer.models.heads import attach_fresh_head
 from sawyer.pipeline.metrics import MetricsLog
 from sawyer.train import objectives
+from sawyer.train.divergence import Divergence, sample
 from sawyer.train.loop import train
+from sawyer.train.moving import MovingReference
 from sawyer.train.settings import OptimizerSettings
 from sawyer.trees.model import TreePolicy, TreeReward
 from sawyer.trees.tree import TokenTree
 
-OBJECTIVES = {"sft": objectives.sft, "dpo": objectives.dpo, "reward": objectives.reward_model}
+OBJECTIVES = {
+    "sft": objectives.sft, "dpo": objectives.dpo, "reward": objectives.reward_model, "moving": objectives.dpo,
+}  # fmt: skip
 
 
 class OnDisk(Silent):
@@ -73,10 +77,16 @@ def run(kind: str, folder: Path, *, accelerator=None, precision: str = "fp32", *
     settings = OptimizerSettings(**{"learning_rate": 1e-3, "batch_size": 6, "token_budget": 64, "eps": 1e-4, **changes})
     writes = accelerator is None or accelerator.is_main_process
     folder.mkdir(parents=True, exist_ok=True)
+    objective, trees, companions = OBJECTIVES[kind](), toys(), []
+    if kind == "moving":
+        moving = MovingReference(2, 0.6)
+        objective, trees = moving.against(objective), [TokenTree(tree.prompt, tree.completions) for tree in trees]
+        kl = Divergence(sample(trees, 4, 0), 2, token_budget=settings.token_budget, file=folder / "kl", writes=writes)
+        companions = [moving, kl]
     trained = train(
-        model(kind), toys(), OBJECTIVES[kind](), settings, precision=precision, seed=3, title=kind,
+        model(kind), trees, objective, settings, precision=precision, seed=3, title=kind,
         journal=OnDisk(folder / "metrics.jsonl", writes), scratch=folder / "scratch", accelerator=accelerator,
-        validation=toys(4),
+        validation=toys(4), companions=companions,
     )  # fmt: skip
     if writes:
         save_file({name: value.contiguous() for name, value in trained.weights.masters.items()}, folder / "new")

@@ -103,7 +103,7 @@ def test_ktos_baseline_is_the_mean_of_the_others_and_not_below_zero(policy, toy)
             for tree, (a, b) in zip(trees, own, strict=True)
         ]
         found = measure(model, moved, kto({"beta": 0.2}), 4096)
-        assert found["kl"] == pytest.approx(expected, abs=1e-4)
+        assert found["baseline"] == pytest.approx(expected, abs=1e-4)
         u, z = torch.zeros(1), torch.tensor(expected)
         good, bad = (1 - torch.sigmoid(sign * 0.2 * (u - z)) for sign in (1, -1))
         assert found["loss"] == pytest.approx(((good + bad) / 2).item(), abs=1e-4)

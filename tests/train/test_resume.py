@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from sawyer.journal import Silent
 from sawyer.train import objectives
+from sawyer.train.checkpoints import Companion
 from sawyer.train.loop import train
 from sawyer.trees.model import TreePolicy
 from tests.train import resumable
@@ -142,6 +143,60 @@ def test_random_draws_go_on_where_they_stopped(session, tiny_policy, tmp_path):
     same(session(journal, tmp_path, model=adapted).weights.state(), expected.weights.state())
 
 
+class Beside(Companion):
+    """A companion that changes with every update that the source makes."""
+
+    def __init__(self) -> None:
+        self.sum = torch.zeros(2)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"sum": self.sum}
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.sum = tensors["sum"].clone()
+
+
+def test_a_companion_is_where_it_was(policy, toy, optimizer, tmp_path):
+    """What the source trains beside the model is part of the checkpoints."""
+    trees = toy(values=(objectives.REFERENCE,))
+
+    def run(journal, scratch):
+        beside = Beside()
+
+        def source(step):
+            beside.sum = beside.sum * 0.5 + step
+            return trees[step : step + 2], {"beside": float(beside.sum[0]), **({"late": 1.0} if step == 5 else {})}
+
+        trained = train(
+            policy(), source, objectives.dpo(), optimizer(steps=6, checkpoint_every=2), precision="fp32", seed=5,
+            journal=journal, title="dpo", scratch=scratch, companions=[beside],
+        )  # fmt: skip
+        return trained, beside
+
+    whole = Mortal()
+    expected, theirs = run(whole, tmp_path / "whole")
+    assert expected.figures["late"] == 1.0  # a figure that only one of the last updates has
+    for step in (3, 5):
+        journal = Mortal(step)
+        with pytest.raises(Killed):
+            run(journal, tmp_path / str(step))
+        journal.dies_at = None
+        found, ours = run(journal, tmp_path / str(step))
+        assert torch.equal(ours.sum, theirs.sum)
+        same(found.weights.state(), expected.weights.state())
+        assert without_speed(journal.lines) == without_speed(whole.lines)
+
+
+def test_figures_that_some_updates_lack_are_means_of_the_others(policy, toy, optimizer):
+    trees = toy(values=(objectives.REFERENCE,))
+    source = lambda step: (trees[:2], {"now_and_then": float(step)} if step % 2 else {})
+    settings = optimizer(steps=40)
+    trained = train(
+        policy(), source, objectives.dpo(), settings, precision="fp32", seed=5, journal=Mortal(), title="dpo"
+    )
+    assert trained.figures["now_and_then"] == (37 + 39) / 2
+
+
 @pytest.mark.parametrize("call", range(1, 7))
 def test_killed_while_a_file_moves_into_place(call, session, tmp_path, monkeypatch):
     expected = session(Mortal(), None)
@@ -165,7 +220,7 @@ def test_killed_while_a_file_moves_into_place(call, session, tmp_path, monkeypat
 
 def test_several_processes_may_look_for_the_same_checkpoint(session, tmp_path, optimizer, policy, monkeypatch):
     """After a kill between two renames each process finds the older checkpoint, and none takes it from the others."""
-    from sawyer.train.loop import Checkpoints
+    from sawyer.train.checkpoints import Checkpoints
     from sawyer.train.optim import MasterWeights
 
     session(Mortal(), tmp_path)
@@ -211,7 +266,7 @@ def test_kill_9_at_a_random_moment(tmp_path):
 def test_two_processes_equal_one(tmp_path, monkeypatch):
     """Also with a budget that puts a whole update into one row, which leaves the second process idle, and where the two
     continue what one began."""
-    kinds, budgets = ["sft", "dpo", "reward"], [40, 4096]
+    kinds, budgets = ["sft", "dpo", "reward", "moving"], [40, 4096]
     with monkeypatch.context() as patch:
         patch.setattr(resumable.OnDisk, "advance", lambda *_, **fields: _killed_once(tmp_path / "two/dpo-40/scratch"))
         with pytest.raises(Killed):

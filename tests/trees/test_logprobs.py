@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sawyer.trees import logprobs
-from sawyer.trees.logprobs import token_logprobs
+from sawyer.trees.logprobs import token_logprobs, token_spread
 from sawyer.trees.model import TreePolicy
 from sawyer.trees.tree import TreeBatch
 
@@ -49,6 +49,38 @@ def test_tile_and_chunk_sizes_change_nothing(sizes, bias, options, monkeypatch):
     expected = run(plain, hidden, head, target, weight, **options)
     for found, wanted in zip(ours, expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"softcap": 1.5, "scale": 3.0}])
+@pytest.mark.parametrize("tiled", [True, False])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_the_spread_is_that_of_the_whole_distribution(sizes, tiled, options, monkeypatch):
+    monkeypatch.setattr(logprobs, "TOKENS", sizes[0])
+    monkeypatch.setattr(logprobs, "TILE", sizes[1])
+    hidden, head, target, weight = problem()
+    with torch.no_grad():
+        hidden *= 2
+    read = head if tiled else nn.Sequential(head)
+    logp, spread = token_spread(hidden, read, target, **options)
+    assert torch.equal(logp, token_logprobs(hidden, read, target, **options))
+    every = torch.stack([plain(hidden, head, torch.full((N,), v), **options) for v in range(V)], 1).double()
+    torch.testing.assert_close(spread.entropy_N.double(), -(every.exp() * every).sum(1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(spread.collision_N.double(), (2 * every).exp().sum(1).log(), atol=1e-5, rtol=1e-5)
+    assert not any(value.requires_grad for value in (spread.entropy_N, spread.collision_N))
+    gradient = torch.autograd.grad((logp * weight).sum(), hidden)[0]
+    without = torch.autograd.grad((token_logprobs(hidden, read, target, **options) * weight).sum(), hidden)[0]
+    assert torch.equal(gradient, without)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_spread_of_certain_and_of_even_distributions(dtype):
+    head = nn.Linear(2, 5, bias=False, dtype=dtype)
+    head.weight.data = torch.tensor([[90.0, 0.0], [-90.0, 0.0], [0, 0], [0, 0], [0, 0]], dtype=dtype)
+    hidden = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=dtype)
+    _, spread = token_spread(hidden, head, torch.tensor([1, 1]))
+    even = torch.tensor(5.0).log()
+    torch.testing.assert_close(spread.entropy_N, torch.stack([torch.zeros(()), even]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(spread.collision_N, torch.stack([torch.zeros(()), -even]), atol=1e-5, rtol=1e-5)
 
 
 def test_a_second_backward_through_the_same_graph_gives_the_same():
@@ -141,3 +173,14 @@ def test_no_tensor_of_tokens_by_vocabulary_is_ever_made(arch, decoder, grow, mon
         assert largest.numel < batch.scored_tokens * vocabulary / 10
         sizes[vocabulary] = largest.numel
     assert sizes[8000] == 2 * sizes[4000] == 8000 * 32
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma2"])
+def test_whole_distributions_at_some_positions_hold_the_log_probs(arch, decoder, grow):
+    policy, batch = TreePolicy(decoder(arch)), TreeBatch.of(grow([(4, 9), (3, 5)]))
+    index = torch.tensor([0, 5, 13])
+    with torch.no_grad():
+        logp_N, spread = policy(batch, spread=True)
+        found = policy.distributions(batch, index)
+    torch.testing.assert_close(found.gather(1, batch.target_ids[index][:, None])[:, 0], logp_N[index])
+    torch.testing.assert_close(-(found.exp() * found).sum(1), spread.entropy_N[index], atol=1e-5, rtol=1e-5)

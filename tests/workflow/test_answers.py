@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from sawyer.errors import SawyerError
+from sawyer.evals import best_of_n
 from sawyer.feedback.reward_model import RewardModel
-from sawyer.pipeline.context import Context
+from sawyer.pipeline.context import Artifact, Context
 from sawyer.pipeline.stages import _evaluate, evaluate, generate, iterate
 
 SHORT = [f"What is a {thing}?" for thing in ("river", "town", "bridge", "light")]
@@ -124,3 +126,91 @@ def test_the_kl_between_different_vocabularies_is_left_out(context, saved_policy
     evaluation = compare(stage, ["base", "sft", "other"], reference="base")
     assert [("kl" in figures) for figures in evaluation["policies"].values()] == [True, True, False]
     assert "the KL of other to base is left out: their tokenizers have different vocabularies" in said(stage)
+
+
+def test_best_of_n_is_measured_from_samples_of_the_reference(context, reward):
+    stage = context(SHORT, reward=reward)
+    evaluation = compare(stage, ["base", "sft"], reference="base", proxy="reward", gold_model="reward", best_of=6)
+    found = evaluation["best_of_n"]
+    assert (found["policy"], found["samples"]) == ("base", 6)
+    assert [point["n"] for point in found["points"]] == [1, 2, 4, 6]
+    assert found["points"][2]["kl"] == pytest.approx(best_of_n.kl(4))
+    means = [point["proxy"]["mean"] for point in found["points"]]
+    assert means == sorted(means)
+    assert [point["gold"] for point in found["points"]] == [point["proxy"] for point in found["points"]]
+    assert found["points"][0]["proxy"]["n"] == 4
+    rows = [json.loads(line) for line in (stage.folder / "best_of_n.jsonl").read_text().splitlines()]
+    assert len(rows) == 4 * 4
+    assert {row["prompt"][-1]["content"] for row in rows} == set(SHORT)
+    last = [row["proxy"] for row in rows if row["n"] == 6]
+    assert sum(last) / 4 == pytest.approx(means[-1])
+
+
+def test_prompts_that_the_reference_cannot_answer_are_left_out_of_the_curve_too(context, reward, saved_policy):
+    small = saved_policy("llama", 2)
+    config = Path(small) / "config.json"
+    config.write_text(config.read_text().replace('"max_position_embeddings": 256', '"max_position_embeddings": 60'))
+    stage = context([*SHORT, "tall " * 20], reward=reward, small=small)
+    evaluation = compare(stage, ["small", "base"], reference="small", proxy="reward", best_of=2)
+    assert evaluation["unanswered"] == 1
+    assert evaluation["best_of_n"]["points"][0]["proxy"]["n"] == 4
+    assert "gold" not in evaluation["best_of_n"]["points"][0]
+    assert evaluation["policies"]["base"]["prompts"] == 4
+
+
+@pytest.mark.parametrize("more", [{"proxy": "reward"}, {"reference": "base"}, {}])
+def test_best_of_n_needs_to_know_by_what_and_of_whom(more):
+    with pytest.raises(ValidationError, match="`best_of` keeps the best by `proxy` of what `reference` says"):
+        evaluate.Settings(policies=["base"], data="prompts", best_of=4, **more)
+
+
+def test_without_best_of_there_is_no_curve(context, reward):
+    stage = context(SHORT, reward=reward)
+    assert "best_of_n" not in compare(stage, ["base"], reference="base", proxy="reward")
+    assert not (stage.folder / "best_of_n.jsonl").exists()
+
+
+def iterated(stage, reward_settings):
+    """The artifact of an `iterate` stage among those of `stage`, with two iterates."""
+    settings = {
+        "model": "base", "data": "prompts", "part": "test", "validation": "test", "iterations": 2, "prompts": 4,
+        "validation_prompts": 3, "n": 3, "sampling": {"max_tokens": 5}, "batch_size": 2, **reward_settings,
+    }  # fmt: skip
+    figures = iterate.run(iterate.Settings(**settings), stage)
+    place = stage.folder.parent / "iterated"
+    stage.folder.rename(place)
+    stage.folder.mkdir()
+    facts = {"name": "iterated", "figures": figures, "recipe_seed": 7}
+    stage.artifacts["iterated"] = Artifact(place, facts)
+    return figures
+
+
+def test_every_iterate_or_the_best_alone(context, reward):
+    stage = context(SHORT, reward=reward)
+    iterated(stage, {"reward": "reward"})
+    assert compare(stage, ["base", "iterated"])["order"] == ["base", "iterated-1", "iterated-2"]
+    evaluation = compare(stage, ["base", "iterated"], iterates="best")
+    assert evaluation["order"] == ["base", "iterated"]
+    assert [(c["policy"], c["against"]) for c in evaluation["comparisons"]] == [("iterated", "base")]
+
+
+def test_answers_that_the_gold_reward_has_seen_are_counted(context, monkeypatch):
+    class Length:
+        name = "gold"
+
+        def score(self, prompts, completions):
+            seen.extend(text for own in completions for text in own)
+            return [[len(text) / 100 for text in own] for own in completions]
+
+    seen: list[str] = []
+    monkeypatch.setattr("sawyer.feedback.rules.VerifiableReward", Length)
+    stage = context(SHORT)
+    figures = iterated(stage, {"gold": "verifiable"})
+    assert figures["gold_labels"] == len(seen) == 2 * (4 * 3 + 3)
+    assert [own["gold_labels"] for own in figures["iterations"]] == [15, 15]
+
+
+@pytest.mark.parametrize("given", [{}, {"reward": "reward", "gold": "verifiable"}])
+def test_iterate_learns_from_one_reward(given):
+    with pytest.raises(ValidationError, match="give `reward`, a model, or a gold reward"):
+        iterate.Settings(model="base", data="prompts", **given)

@@ -1,4 +1,4 @@
-"""The published preference sets by name: the settings of each, what reads it, what it holds, who wrote and labelled."""
+"""The published sets by name: the settings of each, what reads it, and what it holds. All but Dolly are preferences."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sawyer.data.public import (
     alpaca_farm,
     code_ultrafeedback,
     distilabel,
+    dolly,
     gpt4_llm,
     helpsteer,
     nectar,
@@ -24,7 +25,7 @@ from sawyer.data.public import (
     webgpt,
 )
 from sawyer.data.public.base import PublicSettings
-from sawyer.data.records import Comparison, Record
+from sawyer.data.records import Record
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class PublicSet:
     title: str
     holds: str
     settings: type[PublicSettings]
-    read: Callable[[Any, Sieve], Iterator[Comparison]]
-    """Its comparisons; gets the settings and the rows."""
+    read: Callable[[Any, Sieve], Iterator[Record]]
+    """Its records; gets the settings and the rows."""
 
 
 _SETS = (
@@ -61,6 +62,7 @@ _SETS = (
     PublicSet("OASST", "trees of dialogue with ranked answers", oasst.OasstSettings, oasst.read),
     PublicSet("GPT-4-LLM comparisons", "up to 3 responses, scored", gpt4_llm.Gpt4LlmSettings, gpt4_llm.read),
     PublicSet("AlpacaFarm", "pairs of outputs", alpaca_farm.AlpacaFarmSettings, alpaca_farm.read),
+    PublicSet("Dolly", "instructions, answered by people", dolly.DollySettings, dolly.read),
 )
 PUBLIC_SETS = {one.settings.model_fields["source"].default: one for one in _SETS}
 """The sets by the name of their `source`; HH-RLHF, which is not here, is `sawyer.data.hh`."""
@@ -81,6 +83,7 @@ PublicSource = (
     | oasst.OasstSettings
     | gpt4_llm.Gpt4LlmSettings
     | alpaca_farm.AlpacaFarmSettings
+    | dolly.DollySettings
 )
 """The settings of any of them."""
 
@@ -88,7 +91,7 @@ PublicSource = (
 def read_public(
     settings: PublicSettings, files: Sequence[tuple[str, Iterable[RawRow]]]
 ) -> tuple[list[Record], LoadReport]:
-    """The comparisons of a published set, cleaned as its settings say, and what was dropped on the way.
+    """The records of a published set, cleaned as its settings say, and what was dropped on the way.
 
     Args:
         files: the rows of each file (or of the set on the hub), with a name that no other has.

@@ -16,6 +16,7 @@ from sawyer.evals import policies
 from sawyer.pipeline.progress import duration
 from sawyer.pipeline.report import plots
 from sawyer.pipeline.report.contents import Run, Stage, read_run
+from sawyer.pipeline.summary import training
 
 REPORT = "report.html"
 MOST_PROMPTS = 12
@@ -40,8 +41,11 @@ def write_report(run_folder: Path) -> Path:
         SawyerError: the folder is no run, holds no stage yet, or one of its JSON files is broken.
     """
     run = read_run(Path(run_folder))
-    page = _template().render(**_context(run))
-    path = run.folder / REPORT
+    return put_page(template().render(**_context(run)), run.folder / REPORT)
+
+
+def put_page(page: str, path: Path) -> Path:
+    """Write a page at once: an older one is replaced, never left half-written."""
     unfinished = path.with_suffix(".html.part")
     unfinished.write_text(page, encoding="utf-8", errors="replace")
     os.replace(unfinished, path)
@@ -50,14 +54,18 @@ def write_report(run_folder: Path) -> Path:
 
 def _context(run: Run) -> dict[str, Any]:
     """Everything the template shows."""
-    comparisons = [_comparison(stage) for stage in run.stages if stage.compares_policies]
+    took = training({stage.name: stage.summary for stage in run.stages})
+    comparisons = [_comparison(stage, took) for stage in run.stages if stage.compares_policies]
     reward_models = [
         {"stage": stage, "evaluation": stage.evaluation, "plot": plots.reliability(stage.evaluation, stage.name)}
         for stage in run.stages
         if stage.judges_a_reward_model
     ]
     curves = [
-        {"stage": stage, "plot": plot} for stage in run.stages if (plot := plots.loss_curve(stage.name, stage.metrics))
+        {"stage": stage, "plot": plot}
+        for stage in run.stages
+        for draw in (plots.reward_curve, plots.loss_curve)
+        if (plot := draw(stage.name, stage.metrics))
     ]
     return {
         "run": run,
@@ -66,12 +74,13 @@ def _context(run: Run) -> dict[str, Any]:
         "comparisons": comparisons,
         "reward_models": reward_models,
         "curves": curves,
+        "transcripts": [(stage, _transcripts(stage)) for stage in run.stages if stage.samples],
         "facts": _facts(run),
         "open_prompts": OPEN_PROMPTS,
     }
 
 
-def _comparison(stage: Stage) -> dict[str, Any]:
+def _comparison(stage: Stage, took: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """One evaluate stage: its table, plots and samples."""
     evaluation = stage.evaluation
     palette = plots.colours(evaluation["order"], evaluation["baseline"])
@@ -83,12 +92,22 @@ def _comparison(stage: Stage) -> dict[str, Any]:
         "drawn": _drawn(evaluation),
         "palette": palette,
         "measured": measured,
-        "rows": [_policy_row(evaluation, name) for name in evaluation["order"]],
+        "rows": [_policy_row(evaluation, name) | {"training": took.get(name, {})} for name in evaluation["order"]],
         "distributions": _some(plots.reward_distributions(stage.completions, c, palette) for c in measured),
         "workflow": _some(plots.over_workflow(evaluation, c, palette) for c in measured),
-        "kl": _some(plots.kl_against(evaluation, c, palette) for c in measured),
+        "kl": _some(_cost(evaluation, c, palette) for c in measured),
+        "previous": any("previous" in one["roles"] for one in evaluation["comparisons"]),
+        "trained": any(name in took for name in evaluation["order"]),
+        "labelled": any("gold_labels" in took.get(name, {}) for name in evaluation["order"]),
         "samples": _samples(stage.completions, evaluation["order"]),
     }
+
+
+def _cost(evaluation: Mapping[str, Any], column: str, palette: Mapping[str, str]) -> str | None:
+    """What the policies paid for their reward, beside what best-of-n pays where that was measured."""
+    if "best_of_n" in evaluation:
+        return plots.over_root_kl(evaluation, column, palette)
+    return plots.kl_against(evaluation, column, palette)
 
 
 def _drawn(evaluation: Mapping[str, Any]) -> str:
@@ -184,6 +203,19 @@ def _samples(rows: Sequence[Mapping[str, Any]], order: Sequence[str]) -> list[di
     ]
 
 
+def _transcripts(stage: Stage) -> list[dict[str, Any]]:
+    """Answers to up to MOST_PROMPTS prompts by the policy before the training, at its best and at its end."""
+    steps = sorted({row["step"] for row in stage.samples})
+    shown = dict.fromkeys(step for step in (steps[0], stage.figures.get("best"), steps[-1]) if step in steps)
+    by_prompt: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for row in stage.samples:
+        by_prompt.setdefault(json.dumps(row["prompt"]), {})[row["step"]] = row
+    return [
+        {"turns": _turns(json.loads(prompt)), "answers": [(step, rows[step]) for step in shown if step in rows]}
+        for prompt, rows in list(by_prompt.items())[:MOST_PROMPTS]
+    ]
+
+
 def _turns(prompt: Any) -> list[Mapping[str, str]]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
@@ -243,7 +275,8 @@ def _some(plots_or_none: Any) -> list[str]:
     return [plot for plot in plots_or_none if plot]
 
 
-def _template() -> Any:
+def template(name: str = "report.html.j2") -> Any:
+    """A template of this folder, with the filters that all of them use; it escapes what it is given."""
     from jinja2 import ChainableUndefined, Environment, PackageLoader
 
     environment = Environment(
@@ -262,4 +295,4 @@ def _template() -> Any:
         "plain": plain,
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str),
     }
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)

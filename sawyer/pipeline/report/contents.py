@@ -22,6 +22,7 @@ class Stage:
         metrics: the rows of `metrics.jsonl`.
         evaluation: `evaluation.json`, of policies or of a reward model.
         completions: the rows of `completions.jsonl`.
+        samples: the rows of `samples.jsonl`, answers kept while a policy was trained.
 
     All but the summary are empty until it has finished: what lies in its folder before that was made by other settings.
     """
@@ -32,6 +33,7 @@ class Stage:
     metrics: tuple[Mapping[str, Any], ...] = ()
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     completions: tuple[Mapping[str, Any], ...] = ()
+    samples: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def kind(self) -> str:
@@ -118,6 +120,7 @@ def _read_stage(folder: Path, summary: Mapping[str, Any]) -> Stage:
         metrics=tuple(_read_lines(folder / "metrics.jsonl")),
         evaluation=_read_object(folder / "evaluation.json"),
         completions=tuple(_read_lines(folder / "completions.jsonl")),
+        samples=tuple(_read_lines(folder / "samples.jsonl")),
     )
 
 

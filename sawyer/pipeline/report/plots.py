@@ -25,6 +25,7 @@ INK, GRID = "#123456", "#654321"
 BASELINE = "#7d8799"
 RAMP = ("#0b9bd7", "#5b6cf0", "#9b51e0", "#d6409f", "#ef6c3a")
 """From the first policy after the baseline to the last: the colour says how far along the workflow it is."""
+COLUMNS = {"kl": "KL to the reference policy, nats", "tokens": "tokens"}
 MOST_POINTS = 400
 BINS = 28
 
@@ -117,6 +118,57 @@ def kl_against(evaluation: Mapping[str, Any], column: str, palette: Mapping[str,
         return _svg(figure, f"kl-{column}", f"KL divergence against {column} reward for each policy")
 
 
+def over_root_kl(evaluation: Mapping[str, Any], column: str, palette: Mapping[str, str]) -> str | None:
+    """Reward against the root of the KL (Gao et al. 2023): a line for best-of-n, a point for each policy.
+
+    None where neither has both.
+    """
+    points = [point for point in evaluation["best_of_n"]["points"] if column in point]
+    names = [name for name in palette if _has(evaluation, name, "kl") and _has(evaluation, name, column)]
+    if not points and not names:
+        return None
+    root = lambda kl: math.sqrt(max(kl, 0.0))  # an estimate from samples may lie below 0
+    with _style():
+        figure, axes = _figure(5.6, 3.3)
+        if points:
+            x, rewards = [root(point["kl"]) for point in points], [point[column] for point in points]
+            mean, low, high = (np.array([_or(r[end], r["mean"]) for r in rewards]) for end in ("mean", "low", "high"))
+            axes.fill_between(x, low, high, color=BASELINE, alpha=0.18, linewidth=0)
+            axes.plot(x, mean, color=BASELINE, linewidth=1.8, marker="o", markersize=3)
+            axes.annotate(f"best of {points[-1]['n']}", (x[-1], mean[-1]), xytext=(5, -3), textcoords="offset points",
+                          fontsize=9)  # fmt: skip
+        figures = [(root(evaluation["policies"][name]["kl"]["mean"]), evaluation["policies"][name][column])
+                   for name in names]  # fmt: skip
+        axes.plot([kl for kl, _ in figures], [r["mean"] for _, r in figures], color=GRID, linewidth=1.5)
+        for name, (kl, reward) in zip(names, figures, strict=True):
+            axes.errorbar(kl, reward["mean"], _bars(reward), fmt="o", color=palette[name], markersize=7)
+            axes.annotate(_short(name), (kl, reward["mean"]), xytext=(7, 7), textcoords="offset points", fontsize=9)
+        axes.margins(x=0.16, y=0.14)
+        axes.set_xlabel("root of the KL to the reference policy")
+        axes.set_ylabel(f"{column} reward")
+        label = f"{column} reward against the root of the KL divergence, for each policy and for best-of-n"
+        return _svg(figure, f"root-kl-{column}", label)
+
+
+def over_seeds(evaluation: Mapping[str, Any], name: str, column: str, palette: Mapping[str, str]) -> str | None:
+    """Each policy's mean over seeds and prompts with its interval, and a small dot for each seed; None without any."""
+    policies = [policy for policy in palette if _has(evaluation, policy, column)]
+    if not policies:
+        return None
+    with _style():
+        figure, axes = _figure(5.6, 1.0 + 0.34 * len(policies))
+        for y, policy in enumerate(reversed(policies)):
+            found = evaluation["policies"][policy][column]
+            axes.errorbar(found["mean"], y, xerr=_bars(found), fmt="o", color=palette[policy], markersize=7)
+            axes.scatter(found["by_seed"], [y - 0.22] * len(found["by_seed"]), color=palette[policy], s=9, alpha=0.6)
+        axes.set_yticks(range(len(policies)), [_short(policy) for policy in reversed(policies)])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(-0.6, len(policies) - 0.4)
+        axes.set_xlabel(COLUMNS.get(column, f"{column} reward") + " (small: each seed)")
+        return _svg(figure, f"seeds-{re.sub(r'[^a-zA-Z0-9]', '-', name)}-{column}",
+                    f"Mean {column} of each policy over seeds and prompts, with intervals")  # fmt: skip
+
+
 def loss_curve(name: str, metrics: Sequence[Mapping[str, Any]]) -> str | None:
     """A stage's training loss, thin as logged and thick smoothed, and its validation loss; None without losses."""
     trained, validated = _series(metrics, "loss"), _series(metrics, "validation/loss")
@@ -136,6 +188,25 @@ def loss_curve(name: str, metrics: Sequence[Mapping[str, Any]]) -> str | None:
         axes.legend(loc="best")
         # a stage's name is the user's own, an id is not
         return _svg(figure, "loss-" + re.sub(r"\W", "-", name), f"Loss of stage {name}")
+
+
+def reward_curve(name: str, metrics: Sequence[Mapping[str, Any]]) -> str | None:
+    """The reward of a policy that is trained by it, thin as logged and thick smoothed, and on held-out prompts; None
+    without rewards."""
+    trained, validated = _series(metrics, "reward"), _series(metrics, "validation_reward")
+    if not len(trained[0]) or not len(validated[0]):
+        return None
+    with _style():
+        figure, axes = _figure(4.4, 2.7)
+        x, y = _thin(*trained)
+        axes.plot(x, y, color=RAMP[0], linewidth=0.8, alpha=0.4)
+        axes.plot(x, _smooth(y), color=RAMP[0], linewidth=2, label="training")
+        x, y = _thin(*validated)
+        axes.plot(x, y, color=RAMP[4], linewidth=1.6, marker="o", markersize=4, label="held out")
+        axes.set_xlabel("step")
+        axes.set_ylabel("reward")
+        axes.legend(loc="best")
+        return _svg(figure, "reward-" + re.sub(r"\W", "-", name), f"Reward of stage {name}")
 
 
 def reliability(evaluation: Mapping[str, Any], name: str, label: str | None = None) -> str | None:
@@ -187,6 +258,52 @@ def length_heat_map(heat_map: Mapping[str, Any]) -> str | None:
         axes.set_xlabel("correlation of reward and length within a prompt (line: mean)")
         axes.set_ylabel("mean length")
         return _svg(figure, "length-heat-map", "Correlation of reward and length, by mean length")
+
+
+def agreement_heat_map(raters: Sequence[str], values: Mapping[tuple[str, str], float | None], measure: str) -> str:
+    """A measure of agreement for every two raters, as number and colour; a measure that is not defined is a dash."""
+    n = len(raters)
+    with _style():
+        figure, axes = _figure(1.8 + 0.62 * n, 1.1 + 0.5 * n)
+        for (a, b), value in values.items():
+            for row, column in ((raters.index(a), raters.index(b)), (raters.index(b), raters.index(a))):
+                if value is not None:
+                    shade = 0.1 + 0.6 * min(abs(value), 1)
+                    colour = RAMP[1] if value >= 0 else RAMP[4]
+                    axes.fill_between([column, column + 1], row, row + 1, color=colour, alpha=shade, linewidth=0)
+                text = "–" if value is None else f"{value:.2f}"
+                axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=9, color=INK)
+        middles = [at + 0.5 for at in range(n)]
+        axes.set_xticks(middles, [_short(name) for name in raters], rotation=30, ha="right")
+        axes.set_yticks(middles, [_short(name) for name in raters])
+        axes.tick_params(length=0)
+        axes.set_xlim(0, n)
+        axes.set_ylim(n, 0)
+        axes.grid(visible=False)
+        axes.set_title(measure, fontsize=10, color=INK)
+        return _svg(figure, "agreement", f"Agreement of every two raters: {measure}")
+
+
+def calibration_curve(points: Sequence[Mapping[str, Any]], x: str, y: str, number: int = 0) -> str:
+    """What rater `y` says on average where rater `x` says this, and what the fitted monotone map says.
+
+    Args:
+        points: see `evals.monotone.curve`.
+        number: of the curve on its page.
+    """
+    with _style():
+        figure, axes = _figure(4.4, 3.3)
+        label, calibrated = ([point[key] for point in points] for key in ("label", "calibrated"))
+        mean = [point["mean"]["mean"] for point in points]
+        ends = [min(*label, *mean), max(*label, *mean)] if len(points) > 1 else [label[0] - 1, label[0] + 1]
+        axes.plot(ends, ends, color=BASELINE, linewidth=1, linestyle=(0, (4, 3)), label="equal labels")
+        bars = np.maximum(np.hstack([_bars(point["mean"]) for point in points]), 0)  # less than 0 by rounding
+        axes.errorbar(label, mean, bars, fmt="o", color=RAMP[0], markersize=5, capsize=0, label="mean label")
+        axes.plot(label, calibrated, color=RAMP[4], linewidth=1.8, label="calibrated")
+        axes.set_xlabel(_short(x))
+        axes.set_ylabel(_short(y))
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=3, borderpad=0.2)
+        return _svg(figure, f"calibration-{number}", f"Labels of {y} where {x} gives each label")
 
 
 def _style() -> Any:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from sawyer.feedback.protocol import Feedback
     from sawyer.models.adapters import Trainable
     from sawyer.rollout.protocol import Completion
-    from sawyer.train.loop import Objective, Trained
+    from sawyer.train.checkpoints import Companion
+    from sawyer.train.loop import Objective, Source, Trained
     from sawyer.train.optim import MasterWeights
     from sawyer.trees.model import TreeModel
     from sawyer.trees.tree import TokenTree
@@ -54,14 +55,25 @@ def training_needs(settings: OptimizerSettings, weights: int) -> dict[str, float
 
     Full training holds float32 masters, two running averages and gradients (16 bytes a weight) and the copy that
     computes; adapters only the model. Activations are on top and depend on `token_budget`. On disk: the result, and two
-    checkpoints of three float32 tensors a weight while it runs; `iterate` keeps every iterate.
+    checkpoints of three float32 tensors a weight while it runs; `iterate` keeps every iterate and snapshot, `chunks`
+    what each part of the data led to. A reference that moves is one more tensor, in memory and in checkpoints.
     """
     held = 20 if settings.lora is None else 5
     iterations = getattr(settings, "iterations", 0)
+    written = 4.0 if settings.lora is None or settings.lora.merge else 0.2
+    if getattr(settings, "reference_sync", None) is not None and settings.lora is None:
+        return {
+            "memory_gb": (held + 6) * weights / 1e9 + (1.0 if weights else 0.0),
+            "disk_gb": weights * written / 1e9,
+            "scratch_gb": weights * 32 / 1e9,
+        }
+    iterations = max(iterations, getattr(settings, "chunks", 1) - 1)
+    explore = getattr(settings, "explore", None)
+    snapshots = 0 if explore is None else explore.snapshots * iterations
     return {
         "memory_gb": held * weights / 1e9 + (1.0 if weights else 0.0),
-        "disk_gb": weights * (4 + 4 * iterations) / 1e9,
-        "scratch_gb": weights * ((24 if settings.lora is None else 1) + 4 * iterations) / 1e9,
+        "disk_gb": weights * written * (1 + iterations) / 1e9,
+        "scratch_gb": weights * ((24 if settings.lora is None else 1) + 4 * (iterations + snapshots)) / 1e9,
     }
 
 
@@ -130,18 +142,32 @@ def fit(
     context: Context,
     settings: TrainingSettings,
     model: TreeModel,
-    trees: Sequence[TokenTree],
+    trees: Sequence[TokenTree] | Source,
     objective: Objective,
     validation: Sequence[TokenTree],
+    *,
+    companions: Sequence[Companion] = (),
+    part: int | None = None,
 ) -> Trained:
-    """`train.loop.train` with what a context says: precision, seed, journal, folder for checkpoints, devices."""
+    """`train.loop.train` with what a context says: precision, seed, journal, folder for checkpoints, devices.
+
+    `part` is the number (from 0) of one of several trainings of a stage: it draws on its own, and its checkpoints are
+    in a folder of their own.
+    """
     from sawyer.train.loop import train
 
     return train(
         model.to(context.accelerator.device), trees, objective, settings,
-        precision=context.precision, seed=context.seed, journal=context, title=context.name,
-        scratch=context.scratch, validation=validation, accelerator=context.accelerator,
+        precision=context.precision, seed=context.seed + (part or 0), journal=context,
+        title=context.name if part is None else f"{context.name}, part {part + 1}",
+        scratch=context.scratch if part is None else part_folder(context, part), validation=validation,
+        accelerator=context.accelerator, companions=companions,
     )  # fmt: skip
+
+
+def part_folder(context: Context, part: int) -> Path:
+    """Where one of several trainings of a stage keeps what it needs to go on."""
+    return context.scratch / f"part-{part + 1}"
 
 
 def save_trained(

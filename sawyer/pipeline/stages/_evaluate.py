@@ -9,9 +9,9 @@ from typing import Any
 
 from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt
+from sawyer.evals import best_of_n, stats
 from sawyer.evals import policies as arithmetic
 from sawyer.feedback.protocol import Feedback
-from sawyer.feedback.rules import VerifiableReward
 from sawyer.models.load import load_policy
 from sawyer.models.precision import DTYPES
 from sawyer.numerics import release
@@ -19,23 +19,22 @@ from sawyer.pipeline.files import write_json
 from sawyer.pipeline.stage import Context
 from sawyer.pipeline.stages._common import chat_of, prompts_of, reward_model_of
 from sawyer.pipeline.stages._engines import Engines
+from sawyer.pipeline.stages._gold import gold_of
 from sawyer.rollout.files import generate_resumably
 from sawyer.rollout.protocol import Completion
+from sawyer.rollout.sampling import is_own_distribution
 from sawyer.rollout.unanswered import left_out, unanswered
 from sawyer.trees.model import TreePolicy
 from sawyer.trees.score import score_trees
 from sawyer.trees.tree import TokenTree
-
-OWN_DISTRIBUTION = {"max_tokens", "stop", "stop_token_ids", "full_logps"}
-"""Settings of `Sampling` that may be set and still let every token be drawn from the model's own distribution."""
 
 
 def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
     """Answers of every policy, their scores, and what can be said of them; written as the stage's artifact."""
     prompts = prompts_of(context, settings.data, settings.part, settings.limit)
     what = f"prompts of {settings.data}/{settings.part}"
-    places = {name: place for ref in settings.policies for name, place in _expanded(context, ref).items()}
-    gold, proxy = _gold(settings, context), _reward_model(settings.proxy, settings, context)
+    places = {name: place for ref in settings.policies for name, place in _expanded(context, ref, settings).items()}
+    gold, proxy = gold_of(context, settings, settings.token_budget), _reward_model(settings.proxy, settings, context)
     kl, engines = _Divergence(settings, context), Engines(context, settings)
 
     rows: dict[str, list[dict[str, Any]]] = {}
@@ -76,14 +75,20 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
             for k, completion in enumerate(own)
         ]
         release()
+    curve, points = _best_of(settings, context, engines, prompts, missing, gold, proxy)
     if missing:  # by one policy or another: all are judged on the same prompts
         context.say(left_out(prompts, missing, what))
         rows = {name: [row for row in own if row["prompt_id"] not in missing] for name, own in rows.items()}
 
     order = list(rows)
     subject, seeds = _subject(context, settings, order), _training_seeds(context, settings)
-    evaluation = arithmetic.evaluate(rows, order[0], order=order, subject=subject, training_seeds=seeds)
+    evaluation = arithmetic.evaluate(
+        rows, order[0], order=order, subject=subject, training_seeds=seeds, previous=settings.previous
+    )
     evaluation |= {**_how_drawn(settings, context), "unanswered": len(missing)}
+    if points:
+        evaluation["best_of_n"] = {"policy": settings.reference, "samples": settings.best_of, "points": points}
+        _write_curve(context.folder / "best_of_n.jsonl", prompts, curve)
     write_json(context.folder / "evaluation.json", evaluation)
     _write_rows(context.folder / "completions.jsonl", prompts, rows)
     headline = arithmetic.headline(evaluation)
@@ -91,10 +96,56 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
     return {"headline": headline, "policies": evaluation["policies"], "comparisons": evaluation["comparisons"]}
 
 
-def _gold(settings: Any, context: Context) -> Feedback | None:
-    if settings.gold == "verifiable":
-        return VerifiableReward()
-    return _reward_model(settings.gold_model, settings, context)
+def _best_of(
+    settings: Any,
+    context: Context,
+    engines: Engines,
+    prompts: Sequence[Prompt],
+    missing: dict[int, str],
+    gold: Feedback | None,
+    proxy: Feedback | None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What best-of-n by the proxy would reach from the reference: by prompt and n, and by n with intervals.
+
+    Prompts that are `missing` are left out; those that the reference cannot answer join them.
+    """
+    if settings.best_of is None:
+        return [], []
+    completions = generate_resumably(
+        engines.of(context.model(settings.reference)),
+        prompts,
+        settings.sampling,
+        settings.best_of,
+        seed=context.seed + 1,  # other samples than those of the reference as one of the policies
+        folder=context.scratch / "best-of",
+        journal=context,
+        title=f"{settings.best_of} samples of {settings.reference} for best-of-n",
+        keep_failed=True,
+    )
+    release()  # the engine
+    missing |= unanswered(completions)
+    kept = [i for i in range(len(prompts)) if i not in missing]
+    asked, answers = [prompts[i] for i in kept], [completions[i] for i in kept]
+    chosen_by = _scores(proxy, asked, answers)
+    if not kept or chosen_by is None:
+        return [], []
+    sizes = best_of_n.sizes(settings.best_of)
+    reached = {
+        column: best_of_n.curve(chosen_by, values, sizes)
+        for column, values in (("gold", _scores(gold, asked, answers)), ("proxy", chosen_by))
+        if values is not None
+    }
+    by_prompt = [
+        {"prompt_id": i, "n": n, "kl": best_of_n.kl(n), **{c: float(values[at, k]) for c, values in reached.items()}}
+        for at, i in enumerate(kept)
+        for k, n in enumerate(sizes)
+    ]
+    points = [
+        {"n": n, "kl": best_of_n.kl(n)}
+        | {column: arithmetic.as_json(stats.bootstrap_mean(values[:, k])) for column, values in reached.items()}
+        for k, n in enumerate(sizes)
+    ]
+    return by_prompt, points
 
 
 def _reward_model(ref: str | None, settings: Any, context: Context) -> Feedback | None:
@@ -109,7 +160,7 @@ def _how_drawn(settings: Any, context: Context) -> dict[str, Any]:
     return {
         "generation_seed": context.seed,
         "sampling": {"temperature": settings.sampling.temperature, **changed},
-        "kl_unbiased": changed.keys() <= OWN_DISTRIBUTION,
+        "kl_unbiased": is_own_distribution(settings.sampling),
     }
 
 
@@ -119,11 +170,11 @@ def _training_seeds(context: Context, settings: Any) -> list[int]:
     return sorted({manifest["recipe_seed"] for manifest in manifests if "recipe_seed" in manifest})
 
 
-def _expanded(context: Context, ref: str) -> dict[str, str]:
-    """Name and place of a policy, or of each iterate of an `iterate` stage."""
+def _expanded(context: Context, ref: str, settings: Any) -> dict[str, str]:
+    """Name and place of a policy, or of each iterate of an `iterate` stage where all are asked for."""
     place = context.model(ref)
     iterates = Path(place) / "iterates"
-    if not iterates.is_dir():
+    if settings.iterates == "best" or not iterates.is_dir():
         return {ref: place}
     numbers = sorted(int(folder.name) for folder in iterates.iterdir())
     return {f"{ref}-{number}": str(iterates / str(number)) for number in numbers}
@@ -202,3 +253,9 @@ def _write_rows(file: Path, prompts: Sequence[Prompt], rows: dict[str, list[dict
             for row in own:
                 prompt = list(prompts[row["prompt_id"]].prompt)
                 handle.write(json.dumps({"policy": name, "prompt": prompt, **row}) + "\n")
+
+
+def _write_curve(file: Path, prompts: Sequence[Prompt], rows: Sequence[dict[str, Any]]) -> None:
+    with file.open("w") as handle:
+        for row in rows:
+            handle.write(json.dumps({"prompt": list(prompts[row["prompt_id"]].prompt), **row}) + "\n")

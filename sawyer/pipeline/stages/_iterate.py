@@ -2,6 +2,7 @@
 done again:
 
     answers-K/  the completions at temperature K      scored.json  their rewards      pairs.jsonl  made of them
+    answers-of-V-K/  those of an earlier policy       snapshot-K.safetensors  a policy from the middle of the training
     trees.json  the pairs as tokens, with their scores
     reference.json  log-probs under the reference     checkpoint/  of the training under way
     validation/  answers to held-out prompts          learned.safetensors  the iterate's weights or adapters, float32
@@ -10,7 +11,9 @@ done again:
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,16 @@ from safetensors.torch import load_file, save_file
 from sawyer.data.files import write_records
 from sawyer.data.records import Comparison
 from sawyer.errors import SawyerError
-from sawyer.methods import iterative
+from sawyer.feedback.protocol import prefer
+from sawyer.methods import exploration, games, iterative
 from sawyer.models.adapters import Trainable
 from sawyer.models.load import load_policy
 from sawyer.models.precision import DTYPES
 from sawyer.numerics import release
 from sawyer.pipeline.files import read_json, write_json
 from sawyer.pipeline.stage import Context
-from sawyer.pipeline.stages._common import mean, read_part, reward_model_of
+from sawyer.pipeline.stages._common import mean, read_part
+from sawyer.pipeline.stages._feedback import feedback_of
 from sawyer.pipeline.stages._live import LivePolicy
 from sawyer.rollout import kv_cache
 from sawyer.rollout.files import generate_resumably
@@ -35,6 +40,7 @@ from sawyer.train.loop import Objective, train
 from sawyer.train.objectives import sft
 from sawyer.train.preference import SCORE, preference
 from sawyer.train.reference import with_reference
+from sawyer.train.snapshots import Snapshots
 from sawyer.trees.build import comparison_tree
 from sawyer.trees.model import TreePolicy
 from sawyer.trees.tree import TokenTree
@@ -50,7 +56,14 @@ class Iterations(LivePolicy):
         self.prompts = self.answerable(settings.part)
         self.held_out = self.answerable(settings.validation, settings.validation_prompts)
         self.offline = self.offline_pairs()
-        self.reward = reward_model_of(context, settings.reward, settings.token_budget)
+        self.teacher = self.teachers_answers()
+        self.reward = feedback_of(settings, context)
+        self.compares = hasattr(self.reward, "prefer")
+        if self.compares and settings.scores == "win_rates" and settings.pairs.length_penalty:
+            raise SawyerError(
+                f"stage {context.name}: {settings.reward} gives probabilities, from which a length penalty would make "
+                "something else: set `pairs.length_penalty` to 0, or score with a reward model"
+            )
 
     def offline_pairs(self) -> list[Comparison]:
         """The pairs that are there already and fit into the context."""
@@ -66,9 +79,39 @@ class Iterations(LivePolicy):
             raise SawyerError(f"stage {self.context.name}: no pair of {offline.data}/{offline.part} fits the context")
         return fitting
 
+    def teachers_answers(self) -> dict[str, list[Completion]]:
+        """What someone else answered, by prompt, where it fits into the context.
+
+        Raises:
+            SawyerError: to no prompt.
+        """
+        teacher = self.settings.teacher
+        if teacher is None:
+            return {}
+        room, left_out = kv_cache.context(self.trainable.model), 0
+        answers: dict[str, list[Completion]] = {}
+        for record in read_part(self.context, teacher.data, teacher.part, (Comparison,)):
+            tokens = len(self.chat.prompt_ids(record.prompt))
+            for text in record.completions if teacher.take == "all" else record.completions[:1]:
+                ids = tuple(self.chat.completion_ids(text))
+                if room is not None and tokens + len(ids) > room:
+                    left_out += 1
+                else:
+                    answers.setdefault(_asked(record), []).append(Completion(ids, (0.0,) * len(ids), text, True))
+        if left_out:
+            self.context.say(f"{left_out} answers of {teacher.data}/{teacher.part} exceed the context")
+        if not any(_asked(prompt) in answers for prompt in self.prompts):
+            raise SawyerError(
+                f"stage {self.context.name}: no prompt of {self.settings.data}/{self.settings.part} is among those of "
+                f"{teacher.data}/{teacher.part}: give a `teacher` that answered the same prompts, or leave it out"
+            )
+        return answers
+
     def tree_of(self, record: Comparison) -> TokenTree:
-        """A pair as tokens, with its scores; 1 and 0 where it has none."""
-        scores = [1.0, 0.0] if record.scores is None else [record.scores[0], record.scores[-1]]
+        """A pair as tokens, with its scores; 1 and 0 where it has none, or where they are to be win rates."""
+        scores = [1.0, 0.0]
+        if record.scores is not None and self.settings.scores == "rewards":
+            scores = [record.scores[0], record.scores[-1]]
         tree = comparison_tree(self.chat, record, pair=True)
         return TokenTree(tree.prompt, tree.completions, values={SCORE: scores})
 
@@ -79,7 +122,8 @@ class Iterations(LivePolicy):
         self.context.say(f"iterate {best + 1} is the best on validation")
         if self.context.is_main:
             self.write(best)
-        return {"iterations": figures, "best": best + 1}
+        labels = {"gold_labels": sum(own["gold_labels"] for own in figures)} if self.settings.has_gold else {}
+        return {"iterations": figures, "best": best + 1, **labels}
 
     def iteration(self, t: int) -> dict[str, Any]:
         """Generate, score, pair, train, validate; leaves the policy at iterate t + 1."""
@@ -106,7 +150,7 @@ class Iterations(LivePolicy):
             policy, trees, self.objective(), self.settings,
             precision=self.context.precision, seed=self.context.seed + t, journal=self.context,
             title=f"iteration {t + 1} of {self.settings.iterations}", scratch=folder,
-            accelerator=self.context.accelerator,
+            accelerator=self.context.accelerator, companions=self.snapshots(folder, len(trees)),
         )  # fmt: skip
         trained.weights.install()
         if self.context.is_main:
@@ -122,6 +166,8 @@ class Iterations(LivePolicy):
             **last,
             **self.validate(folder, t),
         }
+        if self.settings.has_gold:  # every answer that the gold reward has seen
+            figures["gold_labels"] = sum(map(len, completions)) + len(self.held_out)
         self.context.log(iteration=t + 1, **{k: v for k, v in figures.items() if k != "loss"})
         if self.context.is_main:
             write_json(done, figures)
@@ -141,7 +187,7 @@ class Iterations(LivePolicy):
             TokenTree(
                 self.chat.prompt_ids(prompts[pair.prompt].prompt),
                 [completions[pair.prompt][k].ids for k in (pair.chosen, pair.rejected)],
-                values={SCORE: [scored["rewards"][pair.prompt][k] for k in (pair.chosen, pair.rejected)]},
+                values={SCORE: [scored["scores"][pair.prompt][k] for k in (pair.chosen, pair.rejected)]},
             )
             for pair in scored["pairs"]
         ]
@@ -195,16 +241,56 @@ class Iterations(LivePolicy):
         self.trainable.take(load_file(folder / LEARNED))
         self.refresh()
 
-    def answers(self, prompts: list, folder: Path, t: int) -> tuple[list[list[Completion]], dict[str, Any]]:
-        """Each prompt's completions, and their rewards, pairs and figures."""
+    def snapshots(self, folder: Path, trees: int) -> list[Snapshots]:
+        """What keeps policies from the middle of a training, where there is to be exploration by them."""
         settings = self.settings
+        if settings.explore is None or not settings.explore.snapshots:
+            return []
+        steps = exploration.snapshot_steps(settings.updates(trees), settings.explore.snapshots)
+        files = {folder / f"snapshot-{k}.safetensors": step for k, step in enumerate(steps, 1)}
+        return [Snapshots(files, self.trainable.learned, writes=self.context.is_main)]
+
+    def become(self, variant: exploration.Variant) -> None:
+        """Set the policy and the engine to one of another step."""
+        if variant.iteration == 0:
+            learned = self.first_policy().learned()
+        else:
+            name = LEARNED if variant.snapshot is None else f"snapshot-{variant.snapshot}.safetensors"
+            learned = load_file(self.context.scratch / f"iteration-{variant.iteration}" / name)
+        self.trainable.take(learned)
+        self.refresh()
+
+    def drawn(self, prompts: list, folder: Path, t: int) -> tuple[list[list[Completion]], int]:
+        """The n completions of each prompt, and how many of them are the current policy's, which come first."""
+        settings, explore = self.settings, self.settings.explore
+        others = exploration.variants(t, explore) if explore is not None else []
+        counts = exploration.shares(settings.n, len(others), explore.share if explore is not None else 0)
         completions: list[list[Completion]] = [[] for _ in prompts]
-        for k, temperature in enumerate(settings.temperatures):
-            share = settings.n // len(settings.temperatures) + (k < settings.n % len(settings.temperatures))
-            if share:
-                part = self.generate(prompts, share, temperature, folder / f"answers-{k}", 1000 * t + k, "answers")
-                for own, more in zip(completions, part, strict=True):
-                    own.extend(more)
+        for j, count in enumerate(counts):
+            if j and count:
+                self.become(others[j - 1])
+            name = "answers" if j == 0 else f"answers-of-{others[j - 1].name}"
+            for k, (temperature, share) in enumerate(
+                zip(settings.temperatures, exploration.divided(count, settings.temperatures), strict=True)
+            ):
+                if share:
+                    stream = 1000 * t + 100 * j + k
+                    part = self.generate(prompts, share, temperature, folder / f"{name}-{k}", stream, "answers")
+                    for own, more in zip(completions, part, strict=True):
+                        own.extend(more)
+        if others:
+            self.take(folder.parent / f"iteration-{t}")
+        return completions, counts[0]
+
+    def answers(self, prompts: list, folder: Path, t: int) -> tuple[list[list[Completion]], dict[str, Any]]:
+        """Each prompt's candidates, and their rewards, what losses see of these, pairs and figures."""
+        settings = self.settings
+        if self.compares and t == 0:  # of pi_0, which iterates are to beat
+            self.generate(self.held_out, 1, 1.0, folder / "validation-first", 999_999, "validation")
+        completions, current = self.drawn(prompts, folder, t)
+        answered = [len(own) for own in completions]
+        for own, prompt in zip(completions, prompts, strict=True):
+            own.extend(self.teacher.get(_asked(prompt), []))
         texts = [[completion.text for completion in own] for own in completions]
         rewards = self.rewards(prompts, texts, folder / "scored.json")
         pairs = iterative.choose_pairs(rewards, texts, settings.pairs, self.context.seed + t)
@@ -215,19 +301,43 @@ class Iterations(LivePolicy):
             )
         if self.context.is_main:
             write_records(folder / "pairs.jsonl", iterative.comparisons(prompts, completions, pairs))
+        own_rewards = [own[:count] for own, count in zip(rewards, answered, strict=True)]
+        own_answers = [c for own, count in zip(completions, answered, strict=True) for c in own[:count]]
         figures = {
-            "reward": mean([mean(own) for own in rewards]),
-            "reward_best_of_n": mean([max(own) for own in rewards]),
-            "tokens": mean([len(c.ids) for own in completions for c in own]),
-            "finished": mean([float(c.finished) for own in completions for c in own]),
+            "reward": mean([mean(own) for own in own_rewards]),
+            "reward_best_of_n": mean([max(own) for own in own_rewards]),
+            "tokens": mean([len(c.ids) for c in own_answers]),
+            "finished": mean([float(c.finished) for c in own_answers]),
         }
-        return completions, {"pairs": pairs, "rewards": rewards, "figures": figures}
+        if settings.explore is not None:
+            theirs = [current <= pair.chosen < answered[pair.prompt] for pair in pairs]
+            figures["chosen_explored"] = mean([float(own) for own in theirs])
+        if settings.teacher is not None:
+            figures["chosen_teacher"] = mean([float(pair.chosen >= answered[pair.prompt]) for pair in pairs])
+        scores = [self.seen(own, own_texts) for own, own_texts in zip(rewards, texts, strict=True)]
+        return completions, {"pairs": pairs, "rewards": rewards, "scores": scores, "figures": figures}
+
+    def seen(self, rewards: list[float], texts: list[str]) -> list[float]:
+        """What losses with scores see of one prompt's candidates."""
+        if self.settings.scores == "rewards":
+            return rewards
+        if self.compares:
+            return games.with_itself(rewards)
+        return games.from_rewards(iterative.penalised(rewards, texts, self.settings.pairs.length_penalty))
 
     def validate(self, folder: Path, t: int) -> dict[str, float]:
-        """The policy's mean penalised reward on held-out prompts, one answer each at temperature 1."""
+        """The policy's mean penalised reward on held-out prompts, one answer each at temperature 1; with a pairwise
+        model how often that answer beats pi_0's."""
         completions = self.generate(self.held_out, 1, 1.0, folder / "validation", 1000 * t + 999, "validation")
         texts = [[completion.text for completion in own] for own in completions]
-        rewards = self.rewards(self.held_out, texts, folder / "validation.json")
+        file = folder / "validation.json"
+        if self.compares:
+            first = self.context.scratch / "iteration-1" / "validation-first"
+            theirs = self.generate(self.held_out, 1, 1.0, first, 999_999, "validation")
+            pairs = [(own[0], other[0].text) for own, other in zip(texts, theirs, strict=True)]
+            rewards = self.kept(file, lambda: [[p] for p in prefer(self.reward, self.held_out, pairs)])
+        else:
+            rewards = self.rewards(self.held_out, texts, file)
         penalty = self.settings.pairs.length_penalty
         return {
             "validation_reward": mean(
@@ -257,11 +367,15 @@ class Iterations(LivePolicy):
         return self.context.processes.on_main(once)
 
     def rewards(self, prompts: list, texts: list[list[str]], file: Path) -> list[list[float]]:
-        """The reward of each completion, kept in `file`; with several processes the main one scores."""
+        """The reward of each completion, kept in `file`."""
+        return self.kept(file, lambda: self.reward.score(prompts, texts))
+
+    def kept(self, file: Path, scores: Callable[[], list[list[float]]]) -> list[list[float]]:
+        """Scores from their file, or made and written; with several processes the main one scores."""
 
         def once() -> list[list[float]]:
             if not file.exists():
-                write_json(file, self.reward.score(prompts, texts))
+                write_json(file, scores())
             return read_json(file)
 
         return self.context.processes.on_main(once)
@@ -276,3 +390,8 @@ class Iterations(LivePolicy):
             shutil.copy(made / "pairs.jsonl", out / "iterates" / str(t + 1) / "pairs.jsonl")
         self.trainable.take(load_file(self.context.scratch / f"iteration-{best + 1}" / LEARNED))
         self.trainable.save(out, self.chat)
+
+
+def _asked(record: Any) -> str:
+    """What tells the prompts of records from each other."""
+    return json.dumps([[message["role"], message["content"]] for message in record.prompt])

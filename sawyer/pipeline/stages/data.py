@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from sawyer.data.records import Record
 from sawyer.data.sources import SourceSettings
 from sawyer.data.splits import fractions_problem
 from sawyer.errors import SawyerError
-from sawyer.pipeline.stage import NAME, Context, Stage
+from sawyer.pipeline.stage import NAME, Context, Ref, Stage
 from sawyer.settings import InputFile
 from sawyer.settings import Settings as BaseSettings
 
@@ -37,6 +39,12 @@ class Settings(BaseSettings):
     """Files or folders of evaluation prompts; records that overlap with one of them are dropped."""
     against_words: int = Field(default=13, ge=1)
     """How many words in a row must be the same to be an overlap: 13, or 8 to be strict."""
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    """Drop records whose prompt has more tokens, in the chat format of `tokens_of`, before a source's `limit` cuts."""
+    tokens_of: Annotated[str | None, Ref("policy")] = None
+    """The model whose tokens `max_prompt_tokens` counts (`base`, say)."""
+    chat_template: str | None = None
+    """For `max_prompt_tokens`: name of a built-in chat template, or Jinja text; the tokenizer's own by default."""
     view: Literal["records", "conversations", "prompts"] = "records"
     """`conversations` takes the best completion of a comparison as the answer, `prompts` drops the completions."""
 
@@ -53,6 +61,14 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _tokens_of_a_model(self) -> Settings:
+        if (self.max_prompt_tokens is None) != (self.tokens_of is None):
+            raise ValueError("`max_prompt_tokens` and `tokens_of`, the model whose tokens count, go together")
+        if self.chat_template is not None and self.max_prompt_tokens is None:
+            raise ValueError("`chat_template` is for `max_prompt_tokens`; give that too, or leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _parts_that_can_be(self) -> Settings:
         for name in self.parts or self.split:
             if not NAME.fullmatch(name):
@@ -62,6 +78,26 @@ class Settings(BaseSettings):
         if (problem := fractions_problem(self.split)) is not None:
             raise ValueError(problem)
         return self
+
+
+def _too_long(settings: Settings, context: Context) -> Callable[[Record], str | None]:
+    """Why a record is to be dropped: its prompt is too long, or the chat template refuses it."""
+    if settings.max_prompt_tokens is None or settings.tokens_of is None:
+        return lambda record: None
+    from sawyer.pipeline.stages._common import chat_of
+
+    most, chat = settings.max_prompt_tokens, chat_of(context.model(settings.tokens_of), settings.chat_template)
+
+    def reason(record: Record) -> str | None:
+        if not record.prompt or record.prompt[-1]["role"] == "assistant":
+            return "there is no prompt whose tokens could be counted"
+        try:
+            tokens = len(chat.prompt_ids(record.prompt))
+        except SawyerError as error:
+            return f"the prompt cannot be written: {error}"
+        return f"the prompt has more than {most} tokens" if tokens > most else None
+
+    return reason
 
 
 def run(settings: Settings, context: Context) -> dict[str, Any]:
@@ -76,11 +112,12 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
         return {}
     told = [prompt for file in settings.against for prompt in evaluation_prompts(file)]
     views = {"records": lambda records: records, "conversations": as_conversations, "prompts": as_prompts}
+    refuse = _too_long(settings, context)
     total = LoadReport()
     parts: dict[str, list[Any]] = {}
     if settings.parts is None:
         assert settings.source is not None
-        records, total = load_source(settings.source, context.say)
+        records, total = load_source(settings.source, context.say, refuse)
         together = None
         if settings.near_duplicates is not None:
             context.say("looking for near-duplicates")
@@ -95,7 +132,7 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
                 )
     else:
         for name, source in settings.parts.items():
-            parts[name], report = load_source(source, context.say)
+            parts[name], report = load_source(source, context.say, refuse)
             total.add(report)
     if told:
         index, reason = Index(told, settings.against_words), "the prompt overlaps with an evaluation prompt"

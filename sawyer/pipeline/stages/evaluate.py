@@ -8,13 +8,18 @@ from pydantic import Field, model_validator
 
 from sawyer.pipeline.stage import Context, Ref, Stage
 from sawyer.pipeline.stages._engines import EngineSettings
+from sawyer.pipeline.stages._gold import GoldSettings
 from sawyer.rollout.sampling import Sampling
 
 
-class Settings(EngineSettings):
+class Settings(EngineSettings, GoldSettings):
     policies: list[Annotated[str, Ref("policy")]] = Field(min_length=1)
-    """The policies in the order of the workflow; the first is what the others are compared with. Of an `iterate` stage
-    every iterate is evaluated."""
+    """The policies in the order of the workflow; the first is what the others are compared with."""
+    iterates: Literal["all", "best"] = "all"
+    """Of an `iterate` stage: every iterate, or the one alone that was the best on validation."""
+    previous: bool = True
+    """Compare each policy with the one before it too; off where their order means nothing, so that p values are not
+    corrected for comparisons that nobody asks about."""
     data: Annotated[str, Ref("data")]
     """Where the prompts come from."""
     part: str = "test"
@@ -25,21 +30,20 @@ class Settings(EngineSettings):
     """Completions of each prompt."""
     sampling: Sampling = Sampling()
     """How completions are drawn."""
-    gold: Literal["verifiable"] | None = None
-    """What counts: `verifiable` computes it from the prompts' constraints."""
-    gold_model: Annotated[str, Ref("reward_model")] | None = None
-    """What counts where nothing can be computed: a reward model that no policy was trained on."""
     proxy: Annotated[str, Ref("reward_model")] | None = None
     """The reward model that the policies were trained on."""
     reference: Annotated[str, Ref("policy")] | None = None
     """KL is measured to this policy."""
+    best_of: int | None = Field(default=None, ge=2)
+    """Draw so many samples of each prompt from `reference`, and say what best-of-n by `proxy` would reach from it, for
+    every n up to this."""
     token_budget: int = Field(default=4096, ge=16)
     """Tokens in one packed row, of the reward models too."""
 
     @model_validator(mode="after")
-    def _one_gold(self) -> Settings:
-        if self.gold is not None and self.gold_model is not None:
-            raise ValueError("give `gold` or `gold_model`, not both")
+    def _best_by_what_and_of_whom(self) -> Settings:
+        if self.best_of is not None and (self.proxy is None or self.reference is None):
+            raise ValueError("`best_of` keeps the best by `proxy` of what `reference` says: name both")
         return self
 
 

@@ -6,10 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from sawyer.methods.exploration import ExploreSettings
+from sawyer.methods.games import Scores
 from sawyer.methods.iterative import PairSettings
 from sawyer.pipeline.stage import Context, Ref, Stage
 from sawyer.pipeline.stages._common import training_needs
 from sawyer.pipeline.stages._engines import EngineSettings
+from sawyer.pipeline.stages._gold import GoldSettings
 from sawyer.pipeline.stages._losses import LossSettings
 from sawyer.rollout.sampling import Sampling, contradiction
 from sawyer.settings import Settings as Settings_
@@ -27,17 +30,28 @@ class OfflineSettings(Settings_):
     """So many to each new pair; each iteration takes the next ones."""
 
 
-class Settings(OptimizerSettings, EngineSettings, LossSettings):
+class TeacherSettings(Settings_):
+    """Answers of someone else to the same prompts."""
+
+    data: Annotated[str, Ref("data")]
+    """Comparisons; prompts that have none among them get no such answer."""
+    part: str = "train"
+    """Which part of them."""
+    take: Literal["best", "all"] = "best"
+    """The best completion of each comparison, or all of them."""
+
+
+class Settings(OptimizerSettings, EngineSettings, LossSettings, GoldSettings):
     model: Annotated[str, Ref("policy")]
     """The policy to start from (pi_0)."""
     data: Annotated[str, Ref("data")]
     """Where the prompts come from."""
-    reward: Annotated[str, Ref("reward_model")]
-    """The reward model that scores the answers."""
+    reward: Annotated[str, Ref("reward_model", "preference_model")] | None = None
+    """The model that scores the answers, or compares them. In its place a gold reward, whose answers are counted."""
     part: str = "train"
     """Which part of the data to train on."""
     validation: str = "validation"
-    """Prompts on which the best iterate is chosen, by this reward."""
+    """Prompts on which the best iterate is chosen, by this reward; with a pairwise model by how often it beats pi_0."""
     iterations: int = Field(default=3, ge=1)
     """How often to generate, score and train."""
     prompts: int = Field(default=256, ge=1)
@@ -52,6 +66,13 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings):
     """How completions are drawn; its temperature is replaced by `temperatures`."""
     pairs: PairSettings = PairSettings()
     """How a pair is made of a prompt's completions."""
+    explore: ExploreSettings | None = None
+    """Some of the n completions come from earlier policies; none for none."""
+    teacher: TeacherSettings | None = None
+    """Answers of someone else, scored beside the n (DNO's teacher, SELM's pool); none for none."""
+    scores: Scores = "rewards"
+    """What losses with scores see of a completion: its reward, or how often it beats the prompt's completions by the
+    reward (SPPO)."""
     learn: Literal["pairs", "best"] = "pairs"
     """From pairs by `loss`; or from the best completion alone, by fine-tuning on it (RAFT, rejection sampling)."""
     beta: float = Field(default=0.1, gt=0)
@@ -76,15 +97,31 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings):
         return self
 
     @model_validator(mode="after")
+    def _one_that_scores(self) -> Settings:
+        if (self.reward is None) != self.has_gold:
+            raise ValueError("give `reward`, a model, or a gold reward (`gold: verifiable`), and not both")
+        return self
+
+    @model_validator(mode="after")
+    def _one_pair_of_the_best(self) -> Settings:
+        if self.learn == "best" and self.pairs.rule == "all":
+            raise ValueError("`learn: best` fine-tunes on the best completion, and `pairs.rule: all` has several")
+        return self
+
+    @model_validator(mode="after")
     def _options_that_do_something(self) -> Settings:
         if self.learn == "best":
-            idle = {"loss", "options", "beta", "reference", "offline"} & self.model_fields_set
+            idle = {"loss", "options", "beta", "reference", "offline", "scores"} & self.model_fields_set
             if idle:
                 raise ValueError(f"`learn: best` trains on single completions, and has no use for {sorted(idle)[0]!r}")
         elif any(loss.data != "pairs" for loss in self.losses):
             raise ValueError("`iterate` learns from pairs; `sawyer losses` says which losses do")
-        elif any(loss.name == "sppo" for loss in self.losses):
-            raise ValueError("sppo takes scores for probabilities of winning, and a reward model's are none")
+        elif self.scores == "rewards" and any(loss.name == "sppo" for loss in self.losses):
+            raise ValueError(
+                "sppo takes scores for probabilities of winning, and rewards are none: set `scores: win_rates`"
+            )
+        elif self.scores == "win_rates" and not any(loss.scores for loss in self.losses):
+            raise ValueError("`scores: win_rates` is for losses with scores (sppo, dno), and none is given")
         elif "beta" in self.model_fields_set and (self.loss != "dpo" or "beta" in self.options):
             raise ValueError("`beta` is that of the loss dpo; give others theirs in `options`")
         return self
@@ -117,6 +154,6 @@ STAGE = Stage(
     Settings,
     run,
     makes="policy",
-    help="online iterative DPO, and its relatives, against a reward model",
+    help="online iterative DPO, and its relatives, against any reward",
     needs=training_needs,
 )

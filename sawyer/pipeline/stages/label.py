@@ -28,6 +28,10 @@ class Settings(BaseSettings):
     """Noise of the annotator, in units of the gold reward: P(a over b) = sigmoid((gold_a - gold_b) / temperature)."""
     error_rate: float = Field(default=0.0, ge=0, le=0.5)
     """With `pairs`: share of labels that are flipped on top of that."""
+    win_rates: bool = False
+    """Write as `scores` which share of the compared completions each one wins against by the labels, itself counted as
+    half: of two 0.75 and 0.25, of the best and worst of four 0.875 and 0.125. For losses that need scores (`sppo`,
+    `dno`, `infonca`), and nothing that is not in the labels."""
 
     @model_validator(mode="after")
     def _pairs_only(self) -> Settings:
@@ -65,12 +69,17 @@ def _rankings(
     asked = [(prompt, list(dict.fromkeys(own))) for prompt, own in zip(prompts, texts, strict=True)]
     asked = [(prompt, own) for prompt, own in asked if len(own) > 1]
 
-    def kept(ranking: list[int]) -> list[int]:
+    def kept(ranking: list[Any]) -> list[Any]:
         return ranking if settings.form == "rankings" else [ranking[0], ranking[-1]]
 
     rankings = annotator.rank([prompt for prompt, _ in asked], [own for _, own in asked], seed)
     return [
-        Comparison(prompt.prompt, tuple(own[i] for i in kept(ranking)), None, prompt.info)
+        Comparison(
+            prompt.prompt,
+            tuple(own[i] for i in kept(ranking)),
+            tuple(kept(_win_rates(len(own)))) if settings.win_rates else None,
+            prompt.info,
+        )
         for (prompt, own), ranking in zip(asked, rankings, strict=True)
     ]
 
@@ -89,9 +98,19 @@ def _pairs(
             asked.append(prompt)
             pairs.append(pair)
     return [
-        Comparison(prompt.prompt, pair if won else pair[::-1], None, prompt.info)
+        Comparison(
+            prompt.prompt,
+            pair if won else pair[::-1],
+            tuple(_win_rates(2)) if settings.win_rates else None,
+            prompt.info,
+        )
         for prompt, pair, won in zip(asked, pairs, annotator.label(asked, pairs, seed), strict=True)
     ]
+
+
+def _win_rates(count: int) -> list[float]:
+    """Of so many ranked completions, best first: which share of them each one wins against, itself counted as half."""
+    return [(count - rank - 0.5) / count for rank in range(count)]
 
 
 def _agreement(gold: VerifiableReward, comparisons: list[Comparison]) -> list[float]:
