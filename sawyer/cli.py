@@ -333,8 +333,8 @@ def _print_run(summary: dict[str, Any], as_json: bool) -> None:
 
 
 def _headline(figures: dict[str, Any]) -> str:
-    """The figures that are single values, as text."""
-    shown = {name: value for name, value in figures.items() if not isinstance(value, (dict, list))}
+    """The figures that are single values, as text that may be broken between words."""
+    shown = {name.replace("_", " "): value for name, value in figures.items() if not isinstance(value, (dict, list))}
     return ", ".join(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in shown.items())
 
 
