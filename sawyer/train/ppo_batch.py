@@ -82,7 +82,9 @@ def clipped_objective(settings: PPOSettings, beta: float, *, warming: bool = Fal
 
         w max(-rho A, -clip(rho) A) + c_V value loss + beta KL - c_H entropy
 
-    with the last two, and the KL only as a loss, where they have a weight. `warming` leaves the value loss alone.
+    with the last two, and the KL only as a loss, where they have a weight. `warming` leaves the value loss alone. With
+    w = pi / mu for answers of an older policy mu this is decoupled PPO: rho is clipped around the policy before the
+    update, and w rho is the ratio to mu (Hilton et al. 2022, arXiv 2110.00641, equation 7).
     """
     kl_loss = settings.kl_as == "loss" and beta > 0
 
