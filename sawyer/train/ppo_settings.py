@@ -17,8 +17,8 @@ class ValueSettings(Settings):
     """What says how good a state is; for `estimator: gae`."""
 
     model: Literal["shared", "adapters", "own"] = "shared"
-    """A head on the policy's hidden states; adapters of its own, with a head, on the trunk that those of the policy stand
-    on; or a model of its own."""
+    """A head on the policy's hidden states; a head and adapters of its own, on the trunk that the policy's adapters
+    stand on; or a model of its own."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Of the head, or of adapters or a model with theirs; 1e-3 for a head, which starts at 0, and else the policy's."""
     coefficient: float = Field(default=0.1, gt=0)
@@ -104,7 +104,7 @@ class PPOSettings(OptimizerSettings):
         if self.lora is not None and self.lora.dropout:
             raise ValueError("dropout would make ratios start away from 1: leave `lora.dropout` at 0")
         if self.value.model == "adapters" and self.lora is None:
-            raise ValueError("`value: {model: adapters}` stands beside the policy's adapters: set `lora`, or take `own`")
+            raise ValueError("`value: {model: adapters}` stands beside the policy's adapters: set `lora`")
         if self.value.model == "adapters" and self.gradient_checkpointing:
             raise ValueError(
                 "what `gradient_checkpointing` computes again would go through the policy's adapters in place of the "

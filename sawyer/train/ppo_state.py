@@ -40,8 +40,7 @@ class Memory:
         self.stopped: str | None = None
 
     def saw(self, step: int, figures: Mapping[str, float]) -> bool:
-        """Take in the held-out figures of a policy; whether it is the best so far by reward, among those within the KL's
-        ceiling."""
+        """Take in held-out figures of a policy: whether it is the best so far by reward, within the KL's ceiling."""
         self.last = {"step": step, **figures}
         ceiling = self.settings.kl.ceiling
         allowed = not self.best or ceiling is None or figures["kl"] <= ceiling

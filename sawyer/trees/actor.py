@@ -25,7 +25,6 @@ from sawyer.trees.logprobs import token_entropy, token_logprobs
 from sawyer.trees.model import TreePolicy, TreeReward
 from sawyer.trees.tree import TokenTree, TreeBatch, batches
 
-
 CRITIC = "critic"
 """The name of the critic's adapters in the policy's trunk."""
 
