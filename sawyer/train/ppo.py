@@ -35,7 +35,7 @@ from sawyer.methods.advantages import advantages, returns, token_rewards, whiten
 from sawyer.train.checkpoints import Checkpoints, Companion
 from sawyer.train.loop import Trained, update
 from sawyer.train.optim import MasterWeights, learning_rate
-from sawyer.train.ppo_batch import Batch, Rollout, carrying, clipped_objective, mini_batches, weighted
+from sawyer.train.ppo_batch import Batch, Rollout, carrying, clipped_objective, mini_batches, weighted, whitened
 from sawyer.train.ppo_settings import PPOSettings
 from sawyer.train.ppo_state import Memory, Snapshots
 from sawyer.trees.actor import ActorCritic, read_tokens
@@ -227,7 +227,7 @@ def estimate(
         baseline=expected, gamma=settings.gamma, gae_lambda=settings.gae_lambda,
     )  # fmt: skip
     return_N = None if batch.value_N is None else advantage_N + batch.value_N
-    return whiten(advantage_N) if settings.whitened else advantage_N, return_N
+    return whiten(advantage_N) if settings.whitened is True else advantage_N, return_N
 
 
 def learn(
@@ -260,6 +260,8 @@ def learn(
         rate = learning_rate(done, settings.optimiser_steps, settings)
         apart = None if settings.value.rate is None else settings.value.rate * rate / settings.learning_rate
         some = weighted([trees[i] for i in part], settings.averaged, max_tokens)
+        if settings.whitened == "mini_batch":
+            some = whitened(some)
         told, norm = update(actor, some, objective, weights, 0.0 if warming else rate, accelerator, apart or rate)
         if not math.isfinite(told["loss"]) or not math.isfinite(norm):
             raise SawyerError(

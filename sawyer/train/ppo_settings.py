@@ -57,8 +57,9 @@ class PPOSettings(OptimizerSettings):
     """Discount of later rewards, a token."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
     """lambda of `gae`: 1 trusts returns, 0 trusts values."""
-    whiten: bool | None = None
-    """Bring advantages to mean 0 and deviation 1 over the whole rollout batch."""
+    whiten: bool | Literal["mini_batch"] | None = None
+    """Bring advantages to mean 0 and deviation 1 over the whole rollout batch; `mini_batch`: over each mini-batch, which
+    of a single completion leaves nothing of how good it was (SAWYER's notebooks did that)."""
     average: Average | None = None
     """The policy loss is a mean over all tokens (`token`), over completions of the mean of their tokens (`completion`),
     of their sum (`sum`), or of their sum over `max_tokens` (`constant`)."""
@@ -136,7 +137,7 @@ class PPOSettings(OptimizerSettings):
         return self._or_default(self.average, "average")
 
     @property
-    def whitened(self) -> bool:
+    def whitened(self) -> bool | Literal["mini_batch"]:
         return self._or_default(self.whiten, "whiten")
 
     @property
