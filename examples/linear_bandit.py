@@ -308,19 +308,17 @@ def plot(found: dict, path: Path) -> None:
 
     settings = found["settings"]
     shown = str(settings["dimensions"][-1])
-    labels = settings["labels_per_d"] * int(shown)
     figure = Figure(figsize=(13, 3.9), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    bought = labels * np.arange(settings["rounds"])
+    bought = settings["labels_per_d"] * int(shown) * np.arange(settings["rounds"])
     for how in EXPLORATIONS:
         for axes, column in ((left, "gap"), (middle, "regret")):
             curve = found["curves"][shown][how][column]
             axes.fill_between(bought, np.maximum(curve["low"], 1e-6), curve["high"], color=COLOURS[how], alpha=0.16)
             axes.plot(bought, curve["mean"], color=COLOURS[how], label=how)
         own = found["rounds_needed"][how]
-        x = [int(d) for d in own]
         mean, low, high = (np.array([of[end] for of in own.values()]) for end in ("mean", "low", "high"))
-        right.errorbar(x, mean, [mean - low, high - mean], color=COLOURS[how], marker="o", label=how)
+        right.errorbar(list(map(int, own)), mean, [mean - low, high - mean], color=COLOURS[how], marker="o", label=how)
     left.set_yscale("log")
     left.axhline(settings["target"], color="#1a2233", linewidth=0.8, linestyle=":")
     left.set_title(f"what Theorem 1 bounds, d = {shown}", fontsize=11)
