@@ -120,11 +120,6 @@ def killed_at_random(program, metrics, most) -> None:
     assert process.returncode == -signal.SIGKILL, "it had finished before it was killed"
 
 
-def again(program) -> None:
-    """`python PROGRAM`, to its end."""
-    subprocess.run([sys.executable, *program], cwd=ROOT, env=ENVIRONMENT, check=True, timeout=120)
-
-
 def in_two_processes(program, cwd=ROOT) -> None:
     """`python PROGRAM` in two processes, as torchrun starts them; skips where processes cannot talk to each other."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

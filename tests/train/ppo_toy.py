@@ -1,5 +1,5 @@
-"""A world to reinforce a policy in, without an engine; and a short training in it that can be run as a program, killed,
-run again, and split over processes.
+"""A world to reinforce a policy in, without an engine; and a short training in it that can be run as a program, killed
+and run again (`resumable` splits it over processes).
 
     python -m tests.train.ppo_toy FOLDER [--steps N]
 
@@ -7,7 +7,6 @@ It keeps checkpoints in FOLDER/scratch, its log in FOLDER/metrics.jsonl, and end
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
@@ -120,11 +119,4 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=4)
     args = parser.parse_args()
-    accelerator = None
-    if "WORLD_SIZE" in os.environ:
-        from accelerate import Accelerator
-
-        accelerator = Accelerator(cpu=True)
-    run(args.folder, steps=args.steps, accelerator=accelerator)
-    if accelerator is not None:
-        accelerator.end_training()
+    run(args.folder, steps=args.steps)

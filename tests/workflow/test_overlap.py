@@ -117,11 +117,11 @@ def test_the_ratio_is_capped_and_without_overlap_there_is_none(run, monkeypatch,
     ("kind", "more", "every", "dies_in"),
     [
         *(("online", {"nash": {}}, every, dies_in) for every in (1, 2) for dies_in in (1, 2, 3)),
-        ("ppo", {}, 1, 2),
-        ("ppo", {"lora": {"r": 2}}, 2, 3),
+        ("ppo", {"collapse": {"action": "warn"}}, 1, 2),
+        ("ppo", {"collapse": {"action": "warn"}, "lora": {"r": 2}}, 2, 3),
         ("ppo", BACK, 2, 3),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else str(value),
 )
 def test_an_overlapped_training_goes_on_to_the_same_bits(kind, more, every, dies_in, run, tmp_path, monkeypatch):
     settings = {"overlap": True, "steps": 5, "checkpoint_every": every, **more}
