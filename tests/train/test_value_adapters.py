@@ -100,7 +100,7 @@ def test_each_loss_teaches_its_own_adapters_also_after_the_reference_was_read(bo
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_training_is_that_with_a_critic_apart(precision, both, trial):
-    given = {"lora": LORA, "steps": 3, "mini_batches": 2, "learning_rate": 1e-2, "precision": precision}
+    given = {"lora": LORA, "steps": 3, "mini_batches": 2, "learning_rate": 1e-2, "precision": precision, "keep": "last"}
     _, separate = both()
     slow = trial(critic=separate, value={"model": "own", "learning_rate": 2e-2}, **given)[3].weights.masters
     fast = trial(value={"model": "adapters", "learning_rate": 2e-2}, **given)[3].weights.masters
