@@ -10,15 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
-import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks import measure, peers, report, sameness, work
+from benchmarks import command, measure, peers, report, sameness, work
 from sawyer.errors import SawyerError
 
 MAX_LENGTH = {"dpo": 512, "reward": 512, "sft": 800}
@@ -28,50 +26,29 @@ TRUTH_UPDATES = 2
 def options(task: str) -> argparse.ArgumentParser:
     """The command line of one benchmark."""
     unit = {"sft": "conversations", "reward": "pairs or rankings"}.get(task, "pairs")
-    parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{task}", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    parser = command.parser(
+        task,
+        peer=("trl", "whom to measure against; trl is the one there is"),
+        data="an HH-RLHF file; without it, text cut to the lengths of real data",
+        seed="seed of the generated work and of a fresh reward head",
     )
+    command.add_budget(parser)
+    command.add_profile(parser)
     add = parser.add_argument
-    add("--peer", default="trl", help="whom to measure against; trl is the one there is")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="what both sides compute in")
-    add("--data", type=Path, help="an HH-RLHF file; without it, text cut to the lengths of real data")
     add("--pairs", "--rows", dest="rows", type=int, default=32, help=f"{unit} in a turn")
     if task == "reward":
         add("--ranking", type=int, default=2, help="completions of a prompt; of more than 2, TRL gets all pairs")
     else:
         parser.set_defaults(ranking=2)
     add("--batch", type=int, default=8, help=f"{unit} in an update, on both sides")
-    add("--rounds", type=int, default=2, help="turns of each contender")
     add("--micro-batches", default="1,2,4,8", help="TRL's micro-batches to try")
-    add("--model", default="smollm2", help="smollm2, a folder, or a hub id")
     add("--max-length", type=int, default=MAX_LENGTH[task], help="the longest sequence, in tokens")
-    add("--token-budget", type=int, default=4096, help="tokens in a packed row of ours")
-    add("--threads", type=int, default=measure.cores(), help="threads of each contender")
-    add("--seed", type=int, default=0, help="seed of the generated work and of a fresh reward head")
-    add("--json", type=Path, help="write the figures to this file")
-    add("--profile", action="store_true", help="profile one more turn of ours and print its dearest operations")
     return parser
 
 
 def main(task: str, arguments: list[str] | None = None) -> int:
     """Run one benchmark from the command line; the exit code is 0, 1 (not the same thing) or 2 (a mistake to mend)."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    chosen = options(task).parse_args(arguments)
-    try:
-        result = run(task, chosen)
-    except SawyerError as error:
-        print(error, file=sys.stderr)
-        return 2
-    result["command"] = shlex.join(["python", "-m", f"benchmarks.{task}", *arguments])
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(result, indent=2) + "\n")
-    report.show_sameness(result["sameness"])
-    if not result["sameness"]["same"]:
-        print("The two sides do not compute the same thing, so their times are not compared.", file=sys.stderr)
-        return 1
-    report.show(result)
-    return 0
+    return command.main(task, options(task), partial(run, task), command.compared(report.show), arguments)
 
 
 def run(task: str, chosen: argparse.Namespace) -> dict[str, Any]:
@@ -132,9 +109,7 @@ def run(task: str, chosen: argparse.Namespace) -> dict[str, Any]:
         "data": chosen.data.name if chosen.data else "generated",
         "work": work.describe(rows),
         "sameness": verdict,
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": _versions(),
-        "hardware": _hardware(),
+        **command.circumstances("trl"),
     }
     if verdict["same"]:
         peak = max(measured["flops_per_second"] for measured in peaks)
@@ -144,10 +119,7 @@ def run(task: str, chosen: argparse.Namespace) -> dict[str, Any]:
 
 
 def _checked_sizes(chosen: argparse.Namespace) -> list[int]:
-    try:
-        micro_batches = [int(size) for size in chosen.micro_batches.split(",")]
-    except ValueError:
-        raise SawyerError(f"--micro-batches takes numbers such as 1,2,4,8, not {chosen.micro_batches!r}") from None
+    micro_batches = command.sizes(chosen.micro_batches, "--micro-batches", "1,2,4,8")
     if chosen.ranking < 2:
         raise SawyerError("--ranking must be at least 2: one completion alone has no rank")
     pairs = math.comb(chosen.ranking, 2)
@@ -200,20 +172,6 @@ def _truths(job: dict[str, Any], micro_batches: list[int]) -> dict[str, dict[str
         "sawyer": measure.in_own_process({**short, **_who("sawyer-pairs")}),  # of pairs the loss is the same
         "trl": measure.in_own_process({**short, **_who(f"trl-{smallest}")}),
     }
-
-
-def _versions() -> dict[str, str | None]:
-    from importlib.metadata import version
-
-    from sawyer.pipeline.provenance import versions
-
-    return {**versions(), "trl": version("trl")}
-
-
-def _hardware() -> dict[str, Any]:
-    from sawyer.pipeline.provenance import hardware
-
-    return hardware()
 
 
 def _say(turn: int, chosen: argparse.Namespace, text: str) -> None:

@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from benchmarks import measure, peers, report, sameness, work
+from benchmarks import command, measure, peers, sameness, work
 from sawyer.errors import SawyerError
 
 CHECKED = 2
@@ -34,50 +32,29 @@ Turns = dict[str, list[dict[str, Any]]]
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.online", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    parser = command.parser(
+        "online",
+        peer=("trl", "whom to measure against; trl is the one there is"),
+        data="an HH-RLHF file, for its prompts; without it, verifiable prompts",
+        seed="seed of the draws and of a fresh reward head",
     )
+    command.add_budget(parser)
+    command.add_profile(parser)
     add = parser.add_argument
-    add("--peer", default="trl", help="whom to measure against; trl is the one there is")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="what both sides compute in")
-    add("--data", type=Path, help="an HH-RLHF file, for its prompts; without it, verifiable prompts")
     add("--batch", type=int, default=16, help="prompts in an update, each answered twice")
     add("--tokens", type=int, default=48, help="tokens of an answer")
     add("--updates", type=int, default=2, help="timed updates in a turn")
     add("--warm-up", type=int, default=work.WARM_UP, help="updates before those that are timed")
-    add("--rounds", type=int, default=2, help="turns of each contender")
     add("--micro-batches", default="2,4,8,16", help="TRL's micro-batches to try")
     add("--caches", default="dynamic", help=f"TRL's caches to try: {' or '.join(CACHES)}, or both with a comma")
     add("--reward", choices=("rule", "model"), default="rule", help="what scores: a rule of no cost, or a model")
-    add("--model", default="smollm2", help="smollm2, a folder, or a hub id")
     add("--max-length", type=int, default=512, help="the longest prompt and answer together, in tokens")
-    add("--token-budget", type=int, default=4096, help="tokens in a packed row of ours")
-    add("--threads", type=int, default=measure.cores(), help="threads of each contender")
-    add("--seed", type=int, default=0, help="seed of the draws and of a fresh reward head")
-    add("--json", type=Path, help="write the figures to this file")
-    add("--profile", action="store_true", help="profile one more turn of ours and print its dearest operations")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit code is 0, 1 (the sides do not compute the same thing) or 2 (a mistake to mend)."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    chosen = options().parse_args(arguments)
-    try:
-        result = run(chosen)
-    except SawyerError as error:
-        print(error, file=sys.stderr)
-        return 2
-    result["command"] = shlex.join(["python", "-m", "benchmarks.online", *arguments])
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(result, indent=2) + "\n")
-    report.show_sameness(result["sameness"])
-    if not result["sameness"]["same"]:
-        print("The two sides do not compute the same thing, so their times are not compared.", file=sys.stderr)
-        return 1
-    _show(result)
-    return 0
+    return command.main("online", options(), run, command.compared(_show), arguments)
 
 
 def run(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -89,10 +66,7 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     peers.require(chosen.peer)
     names = _checked(chosen)
 
-    from importlib.metadata import version
-
     from sawyer.models.load import load_tokenizer
-    from sawyer.pipeline.provenance import hardware, versions
 
     updates = chosen.warm_up + chosen.updates
     longest = chosen.max_length - chosen.tokens
@@ -136,18 +110,13 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
         "model": chosen.model,
         "data": chosen.data.name if chosen.data else "verifiable",
         "sameness": verdict,
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {**versions(), "trl": version("trl")},
-        "hardware": hardware(),
+        **command.circumstances("trl"),
     }
 
 
 def _checked(chosen: argparse.Namespace) -> list[str]:
     """The contenders' names, ours first: `trl-<micro-batch>[-static]`."""
-    try:
-        sizes = [int(size) for size in chosen.micro_batches.split(",")]
-    except ValueError:
-        raise SawyerError(f"--micro-batches takes numbers such as 2,4,8,16, not {chosen.micro_batches!r}") from None
+    sizes = command.sizes(chosen.micro_batches, "--micro-batches", "2,4,8,16")
     if any(size < 1 or chosen.batch % size for size in sizes):
         raise SawyerError(f"every one of --micro-batches must divide --batch, which is {chosen.batch}")
     caches = chosen.caches.split(",")

@@ -18,15 +18,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from benchmarks import measure, peer_environment, report, sameness, work
+from benchmarks import command, measure, peer_environment, sameness, work
 from sawyer.errors import SawyerError
 
 PROMPT_TOKENS = 0.4
@@ -39,53 +37,29 @@ Job = dict[str, Any]
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.ppo", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    parser = command.parser(
+        "ppo",
+        peer=("trl", f"trl ({peer_environment.TRL}, in its own environment) or transformers"),
+        data="an HH-RLHF file, for its prompts instead; without it, text of --prompt-tokens",
+        seed="seed of the generated work, the draws and the reward head",
     )
+    command.add_budget(parser)
     add = parser.add_argument
-    add("--peer", default="trl", help=f"trl ({peer_environment.TRL}, in its own environment) or transformers")
     add("--peer-environment", type=Path, help="TRL's environment; without it, one in the user's cache")
     add("--install", action="store_true", help="make TRL's environment first, if it is not there")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="what both sides compute in")
     add("--prompts", type=int, default=16, help="prompts in an update")
     add("--n", type=int, default=1, help="answers to each prompt")
     add("--prompt-tokens", type=int, default=64, help="mean length of a prompt")
     add("--tokens", type=int, default=48, help="tokens of every answer")
-    add("--data", type=Path, help="an HH-RLHF file, for its prompts instead; without it, text of --prompt-tokens")
     add("--epochs", type=int, default=1, help="passes over the answers of an update")
     add("--updates", type=int, default=2, help="updates in a turn; one more comes first and is not timed")
-    add("--rounds", type=int, default=2, help="turns of each contender")
     add("--micro-batches", default="1,2,4,8,16", help="the peer's micro-batches to try")
-    add("--model", default="smollm2", help="smollm2, a folder, or a hub id")
-    add("--token-budget", type=int, default=4096, help="tokens in a packed row of ours")
-    add("--threads", type=int, default=measure.cores(), help="threads of each contender")
-    add("--seed", type=int, default=0, help="seed of the generated work, the draws and the reward head")
-    add("--json", type=Path, help="write the figures to this file")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit code is 0, 1 (the sides do not compute the same thing) or 2 (a mistake to mend)."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    chosen = options().parse_args(arguments)
-    try:
-        result = run(chosen)
-    except SawyerError as error:
-        print(error, file=sys.stderr)
-        return 2
-    result["command"] = shlex.join(["python", "-m", "benchmarks.ppo", *arguments])
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(result, indent=2) + "\n")
-    report.show_sameness(result["sameness"])
-    if not result["sameness"]["same"]:
-        print("The two sides do not compute the same thing, so their times are not compared.", file=sys.stderr)
-        return 1
-    print(
-        f"sawyer is {result['speed_ratio']:.2f} times as fast as {result['fastest_peer']}, "
-        f"in {result['memory_ratio']:.2f} of its memory."
-    )
-    return 0
+    return command.main("ppo", options(), run, command.compared(command.show_ratios), arguments)
 
 
 def run(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -125,17 +99,13 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
         "data": chosen.data.name if chosen.data else "generated",
         "prompt_tokens": job["prompt_tokens"],
         "sameness": verdict,
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        **_about(peer),
+        **command.circumstances(**({"trl": peer_environment.TRL} if peer == "trl" else {})),
     }
 
 
 def _checked(chosen: argparse.Namespace) -> list[int]:
     """The micro-batches."""
-    try:
-        sizes = [int(size) for size in chosen.micro_batches.split(",")]
-    except ValueError:
-        raise SawyerError(f"--micro-batches takes numbers such as 1,4,16, not {chosen.micro_batches!r}") from None
+    sizes = command.sizes(chosen.micro_batches, "--micro-batches", "1,4,16")
     for name in ("prompts", "n", "prompt_tokens", "tokens", "epochs", "updates", "rounds"):
         if getattr(chosen, name) < 1:
             raise SawyerError(f"--{name.replace('_', '-')} must be at least 1")
@@ -287,13 +257,6 @@ def _figures(turns: dict[str, list[dict[str, Any]]], fastest: str) -> dict[str, 
         "fastest_peer": fastest,
         "contenders": table,
     }
-
-
-def _about(peer: str) -> dict[str, Any]:
-    from sawyer.pipeline.provenance import hardware, versions
-
-    trl = {"trl": peer_environment.TRL} if peer == "trl" else {}
-    return {"versions": {**versions(), **trl}, "hardware": hardware()}
 
 
 if __name__ == "__main__":

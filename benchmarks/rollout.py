@@ -27,16 +27,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import generators, measure, work
+from benchmarks import command, generators, measure, work
 from sawyer.errors import SawyerError
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -59,37 +57,28 @@ Job = dict[str, Any]
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.rollout", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    parser = command.parser(
+        "rollout",
+        peer=("hf", "hf or ctranslate2"),
+        precision=("bf16", "what ours computes in"),
+        data="an HH-RLHF file, for the prompts of natural; without it, verifiable prompts",
+        seed="seed of the draws",
     )
-    add = parser.add_argument
-    add("--peer", default="hf", help="hf or ctranslate2")
-    add("--precision", choices=("fp32", "bf16"), default="bf16", help="what ours computes in")
-    add("--settings", default=",".join(SETTINGS), help=f"which settings to measure; there are {', '.join(ALONE)} too")
-    add("--data", type=Path, help="an HH-RLHF file, for the prompts of natural; without it, verifiable prompts")
-    add("--rounds", type=int, default=2, help="turns of each contender")
-    add("--model", default="smollm2", help="smollm2, a folder, or a hub id")
-    add("--threads", type=int, default=measure.cores(), help="threads of each contender")
-    add("--seed", type=int, default=0, help="seed of the draws")
-    add("--json", type=Path, help="write the figures to this file")
+    known = ", ".join(ALONE)
+    parser.add_argument("--settings", default=",".join(SETTINGS), help=f"which to measure; there are {known} too")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit code is 0, 1 (the sides do not agree) or 2 (a mistake to mend)."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    chosen = options().parse_args(arguments)
-    try:
-        result = run(chosen)
-    except SawyerError as error:
-        print(error, file=sys.stderr)
-        return 2
-    for figures in result.values():
-        figures["run"]["command"] = shlex.join(["python", "-m", "benchmarks.rollout", *arguments])
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(result, indent=2) + "\n")
-    return 0 if all(figures["run"]["same"] for figures in result.values()) else 1
+    return command.main(
+        "rollout",
+        options(),
+        run,
+        lambda result: 0 if all(figures["run"]["same"] for figures in result.values()) else 1,
+        arguments,
+        signed=lambda result: [figures["run"] for figures in result.values()],
+    )
 
 
 def run(chosen: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -239,11 +228,6 @@ def real_prompts(model: str, count: int, data: Path) -> list[list[int]]:
 
 def _about(chosen: argparse.Namespace) -> dict[str, Any]:
     """What was run, where and when."""
-    from importlib.metadata import version
-
-    from sawyer.pipeline.provenance import hardware, versions
-
-    own = {"ctranslate2": version("ctranslate2")} if chosen.peer == "ctranslate2" else {}
     return {
         "precision": chosen.precision,
         "peer": chosen.peer,
@@ -252,9 +236,7 @@ def _about(chosen: argparse.Namespace) -> dict[str, Any]:
         "rounds": chosen.rounds,
         "threads": chosen.threads,
         "seed": chosen.seed,
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {**versions(), **own},
-        "hardware": hardware(),
+        **command.circumstances(*(["ctranslate2"] if chosen.peer == "ctranslate2" else [])),
     }
 
 

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import measure, report, sameness, work
+from benchmarks import command, measure, sameness, work
 from sawyer.errors import SawyerError
 
 PEER = "transformers"
@@ -27,49 +25,27 @@ Job = dict[str, Any]
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scoring", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    parser = command.parser(
+        "scoring",
+        peer=(PEER, "whom to measure against; transformers is the one there is"),
+        data="an HH-RLHF file; without it, text cut to the lengths of real data",
+        rounds=3,
+        seed="seed of the generated work and of the reward head",
     )
+    command.add_budget(parser)
+    command.add_profile(parser)
     add = parser.add_argument
-    add("--peer", default=PEER, help="whom to measure against; transformers is the one there is")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="what both sides compute in")
-    add("--data", type=Path, help="an HH-RLHF file; without it, text cut to the lengths of real data")
     add("--prompts", type=int, default=16, help="prompts in a turn")
     add("--n", type=int, default=8, help="completions of each prompt, with --data those of the rows around it")
-    add("--rounds", type=int, default=3, help="turns of each contender")
     add("--batches", default="1,2,4,8,16,32", help="the peer's batch sizes to try")
-    add("--model", default="smollm2", help="smollm2, a folder, or a hub id")
     add("--max-length", type=int, default=512, help="the longest sequence, in tokens")
-    add("--token-budget", type=int, default=4096, help="tokens in a packed row of ours")
-    add("--threads", type=int, default=measure.cores(), help="threads of each contender")
-    add("--seed", type=int, default=0, help="seed of the generated work and of the reward head")
-    add("--json", type=Path, help="write the figures to this file")
-    add("--profile", action="store_true", help="profile one more turn of ours and print its dearest operations")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit code is 0, 1 (the sides do not give the same rewards) or 2 (a mistake to mend)."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    chosen = options().parse_args(arguments)
-    try:
-        result = run(chosen)
-    except SawyerError as error:
-        print(error, file=sys.stderr)
-        return 2
-    result["command"] = shlex.join(["python", "-m", "benchmarks.scoring", *arguments])
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(result, indent=2) + "\n")
-    report.show_sameness(result["sameness"])
-    if not result["sameness"]["same"]:
-        print("The two sides do not give the same rewards, so their times are not compared.", file=sys.stderr)
-        return 1
-    print(
-        f"sawyer is {result['speed_ratio']:.2f} times as fast as {result['fastest_peer']}, "
-        f"in {result['memory_ratio']:.2f} of its memory."
-    )
-    return 0
+    end = command.compared(command.show_ratios, "give the same rewards")
+    return command.main("scoring", options(), run, end, arguments)
 
 
 def run(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -79,7 +55,6 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
         SawyerError: the peer is unknown, a size is not a positive number, or model or data cannot be had.
     """
     from sawyer.models.load import load_tokenizer
-    from sawyer.pipeline.provenance import hardware, versions
 
     names = _checked(chosen)
     rows = work.rankings(
@@ -119,9 +94,7 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
         "data": chosen.data.name if chosen.data else "generated",
         "work": work.describe(rows),
         "sameness": verdict,
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": versions(),
-        "hardware": hardware(),
+        **command.circumstances(),
     }
 
 
@@ -129,10 +102,7 @@ def _checked(chosen: argparse.Namespace) -> list[str]:
     """The contenders' names, ours first."""
     if chosen.peer != PEER:
         raise SawyerError(f"there is no peer called {chosen.peer!r}: the only one is {PEER}")
-    try:
-        sizes = [int(size) for size in chosen.batches.split(",")]
-    except ValueError:
-        raise SawyerError(f"--batches takes numbers such as 1,2,4,8, not {chosen.batches!r}") from None
+    sizes = command.sizes(chosen.batches, "--batches", "1,2,4,8")
     if min(*sizes, chosen.prompts, chosen.rounds) < 1:
         raise SawyerError("--batches, --prompts and --rounds must be at least 1")
     if chosen.n < 2:

@@ -44,6 +44,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.special import expit, logsumexp, softmax
 
 Array = NDArray[np.float64]
@@ -107,8 +108,7 @@ def kl(left_X_A: Array, right_X_A: Array) -> Array:
 
 def value(problem: Problem, policy_X_A: Array) -> float:
     """J(pi) = E[r] - eta KL(pi || pi0)."""
-    reward = (policy_X_A * problem.reward_X_A).sum(-1).mean()
-    return float(reward - problem.eta * kl(policy_X_A, problem.prior_X_A))
+    return float((policy_X_A * problem.reward_X_A).sum(-1).mean() - problem.eta * kl(policy_X_A, problem.prior_X_A))
 
 
 def best_policy(problem: Problem) -> Array:
@@ -207,11 +207,9 @@ def enhancer(problem: Problem, main_X_A: Array, sigma_D_D: Array, width: float) 
 
 def second_policy(how: str, problem: Problem, main_X_A: Array, sigma_D_D: Array, width: float) -> Array:
     """Whom the main agent's answer is compared with."""
-    if how == "greedy":
-        return main_X_A
-    if how == "random":
-        return np.full_like(main_X_A, 1 / main_X_A.shape[1])
-    return enhancer(problem, main_X_A, sigma_D_D, width)
+    if how == "enhancer":
+        return enhancer(problem, main_X_A, sigma_D_D, width)
+    return main_X_A if how == "greedy" else np.full_like(main_X_A, 1 / main_X_A.shape[1])
 
 
 def learn(
@@ -258,10 +256,9 @@ def rounds_until(gaps: Sequence[float], target: float) -> int:
 def experiment(options: argparse.Namespace) -> dict:
     """Every exploration on the same problems, for every d and seed."""
     began = time.perf_counter()
-    curves: dict[str, dict[str, list]] = {}
+    curves: dict[str, dict] = {str(d): {} for d in options.dimensions}
     needed: dict[str, dict[str, list[int]]] = {how: {} for how in EXPLORATIONS}
     for d in options.dimensions:
-        curves[str(d)] = {}
         for how in EXPLORATIONS:
             runs = []
             for seed in range(options.seeds):
@@ -285,7 +282,7 @@ def experiment(options: argparse.Namespace) -> dict:
         "curves": curves,
         "against": {str(d): _against(curves[str(d)]) for d in options.dimensions},
         "rounds_needed": {
-            how: {d: {"by_seed": own, **_interval(np.array(own, float)[:, None], flat=True)} for d, own in of.items()}
+            how: {d: {"by_seed": own, **_interval(np.array(own, float))} for d, own in of.items()}
             for how, of in needed.items()
         },
         "seconds": round(time.perf_counter() - began, 2),
@@ -295,22 +292,14 @@ def experiment(options: argparse.Namespace) -> dict:
 def _against(curves: dict[str, dict]) -> dict[str, dict[str, float]]:
     """By how much the others' regret exceeds the enhancer's in the end, on the same problems."""
     own = np.array(curves["enhancer"]["regrets"])
-    return {
-        how: _interval((np.array(curves[how]["regrets"]) - own)[:, None], flat=True)
-        for how in EXPLORATIONS
-        if how != "enhancer"
-    }
+    return {how: _interval(np.array(curves[how]["regrets"]) - own) for how in EXPLORATIONS[1:]}
 
 
-def _interval(table_S_T: Array, flat: bool = False) -> dict:
-    """Mean over seeds with Student's 95 % interval, of every column."""
-    from scipy import stats
-
-    count = len(table_S_T)
-    mean = table_S_T.mean(0)
-    half = stats.t.ppf(0.975, count - 1) * table_S_T.std(0, ddof=1) / math.sqrt(count)
-    columns = {"mean": mean.tolist(), "low": (mean - half).tolist(), "high": (mean + half).tolist()}
-    return {name: column[0] for name, column in columns.items()} if flat else columns
+def _interval(by_seed: Array) -> dict:
+    """Mean over seeds (in front) with Student's 95 % interval, of one figure or of every column of several."""
+    mean = by_seed.mean(0)
+    half = stats.t.ppf(0.975, len(by_seed) - 1) * by_seed.std(0, ddof=1) / math.sqrt(len(by_seed))
+    return {"mean": mean.tolist(), "low": (mean - half).tolist(), "high": (mean + half).tolist()}
 
 
 def plot(found: dict, path: Path) -> None:
@@ -319,19 +308,17 @@ def plot(found: dict, path: Path) -> None:
 
     settings = found["settings"]
     shown = str(settings["dimensions"][-1])
-    labels = settings["labels_per_d"] * int(shown)
     figure = Figure(figsize=(13, 3.9), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    bought = labels * np.arange(settings["rounds"])
+    bought = settings["labels_per_d"] * int(shown) * np.arange(settings["rounds"])
     for how in EXPLORATIONS:
         for axes, column in ((left, "gap"), (middle, "regret")):
             curve = found["curves"][shown][how][column]
             axes.fill_between(bought, np.maximum(curve["low"], 1e-6), curve["high"], color=COLOURS[how], alpha=0.16)
             axes.plot(bought, curve["mean"], color=COLOURS[how], label=how)
         own = found["rounds_needed"][how]
-        x = [int(d) for d in own]
         mean, low, high = (np.array([of[end] for of in own.values()]) for end in ("mean", "low", "high"))
-        right.errorbar(x, mean, [mean - low, high - mean], color=COLOURS[how], marker="o", label=how)
+        right.errorbar(list(map(int, own)), mean, [mean - low, high - mean], color=COLOURS[how], marker="o", label=how)
     left.set_yscale("log")
     left.axhline(settings["target"], color="#1a2233", linewidth=0.8, linestyle=":")
     left.set_title(f"what Theorem 1 bounds, d = {shown}", fontsize=11)
@@ -340,10 +327,9 @@ def plot(found: dict, path: Path) -> None:
     start = found["rounds_needed"]["enhancer"][str(settings["dimensions"][0])]["mean"]
     line = [start * d / settings["dimensions"][0] for d in settings["dimensions"]]
     right.plot(settings["dimensions"], line, color="#1a2233", linewidth=0.8, linestyle=":", label="in proportion to d")
-    right.set_xlabel(f"d (labels in a round: {settings['labels_per_d']} d)")
-    for axes in (left, middle):
-        axes.set_xlabel("labels")
-    for axes in (left, middle, right):
+    of_d = f"d (labels in a round: {settings['labels_per_d']} d)"
+    for axes, what in ((left, "labels"), (middle, "labels"), (right, of_d)):
+        axes.set_xlabel(what)
         axes.legend(frameon=False, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)

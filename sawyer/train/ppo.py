@@ -10,7 +10,9 @@
 
 A mini-batch is whole prompts with all their completions, packed into trees, so that a prompt is computed once for its
 completions and nothing is padded. Its loss is a mean over the mini-batch whatever the packing. Log-probs of the rollout
-are computed by the trainer and not taken from the engine, so that ratios start at 1 to rounding.
+are computed by the trainer and not taken from the engine, so that ratios start at 1 to rounding. Where the answers are
+not draws of the policy as it is (`sampling` that cuts off, or answers of one step before), each token counts by the
+ratio of the two, w = pi / mu with the engine's mu, so that w rho is the ratio of the policy in training to what drew.
 
 Shapes: N tokens of completions, C completions, end to end and prompt after prompt.
 """
@@ -30,10 +32,10 @@ from sawyer.errors import SawyerError
 from sawyer.journal import Journal
 from sawyer.losses import kl, policy
 from sawyer.methods.advantages import advantages, returns, token_rewards, whiten
-from sawyer.train.checkpoints import Checkpoints
+from sawyer.train.checkpoints import Checkpoints, Companion
 from sawyer.train.loop import Trained, update
 from sawyer.train.optim import MasterWeights, learning_rate
-from sawyer.train.ppo_batch import Batch, Rollout, carrying, clipped_objective, mini_batches, weighted
+from sawyer.train.ppo_batch import Batch, Rollout, carrying, clipped_objective, mini_batches, weighted, whitened
 from sawyer.train.ppo_settings import PPOSettings
 from sawyer.train.ppo_state import Memory, Snapshots
 from sawyer.trees.actor import ActorCritic, read_tokens
@@ -64,6 +66,10 @@ class Environment(Protocol):
         """Answers to held-out prompts after `step` steps."""
         ...
 
+    def went_back(self) -> None:
+        """The policy is an earlier one again: whatever was begun by the one that it left is of no use."""
+        ...
+
     def state(self) -> Mapping[str, Any]:
         """What is remembered from step to step, as JSON."""
         ...
@@ -84,16 +90,19 @@ def train(
     title: str,
     scratch: Path,
     accelerator: Accelerator | None = None,
+    companions: Sequence[Companion] = (),
 ) -> Trained:
-    """Train `actor` in place; afterwards it holds the best policy by held-out reward, within the KL's ceiling.
+    """Train `actor` in place; afterwards it holds the best policy by held-out reward, within the KL's ceiling, or with
+    `keep: last` the last one.
 
     Args:
         max_tokens: the longest completion, for `average: constant`.
         scratch: where checkpoints and the best policy go; what is found there is continued, to the bit-same result.
         accelerator: splits the rows of an update over its processes.
+        companions: whose state checkpoints hold, beside that of the training.
 
     Returns:
-        the float32 weights of the best policy, and the figures of the last tenth of the steps and of validation.
+        the float32 weights of that policy, and the figures of the last tenth of the steps and of its validation.
 
     Raises:
         SawyerError: a reward or the loss is not a number, or every completion earns the same step after step; the last
@@ -104,7 +113,10 @@ def train(
     if settings.gradient_checkpointing:
         actor.checkpoint_activations()
     checkpoints = Checkpoints(
-        scratch, settings.checkpoint_every, writes=accelerator is None or accelerator.is_main_process
+        scratch,
+        settings.checkpoint_every,
+        writes=accelerator is None or accelerator.is_main_process,
+        companions=companions,
     )
     snapshots = Snapshots(scratch, accelerator)
     memory = Memory(settings)
@@ -124,7 +136,7 @@ def train(
             )
         figures = {"reward": float(seen.rollout.reward_C.mean()), "kl": seen.kl, **seen.rollout.figures}
         journal.log(step=step, **{f"validation_{name}": value for name, value in figures.items()})
-        if memory.is_best(step, figures):
+        if memory.saw(step, figures):
             snapshots.save(step, weights)
 
     with journal.progress(settings.steps, title, unit="step", start=first) as bar:
@@ -154,6 +166,7 @@ def train(
                 snapshots.restore(memory.best["step"], weights)
                 weights.optimizer.state.clear()
                 memory.control.tighten()
+                environment.went_back()
                 journal.say(f"{title}: back to step {memory.best['step']} with twice the KL coefficient: {reason}")
             last = step + 1 == settings.steps or memory.stopped is not None
             if last or (settings.validate_every and (step + 1) % settings.validate_every == 0):
@@ -163,7 +176,8 @@ def train(
             carried = {"memory": memory.state(), "environment": environment.state()}
             if checkpoints.after(step + 1, weights, journal, list(recent), carried):
                 snapshots.keep_only(memory.best["step"])
-    snapshots.restore(memory.best["step"], weights)
+    if settings.keep == "best":
+        snapshots.restore(memory.best["step"], weights)
     weights.release()
     actor.eval()
     means = {n: sum(f[n] for f in recent) / len(recent) for n in recent[-1] if all(n in f for f in recent)}
@@ -213,7 +227,7 @@ def estimate(
         baseline=expected, gamma=settings.gamma, gae_lambda=settings.gae_lambda,
     )  # fmt: skip
     return_N = None if batch.value_N is None else advantage_N + batch.value_N
-    return whiten(advantage_N) if settings.whitened else advantage_N, return_N
+    return whiten(advantage_N) if settings.whitened is True else advantage_N, return_N
 
 
 def learn(
@@ -246,6 +260,8 @@ def learn(
         rate = learning_rate(done, settings.optimiser_steps, settings)
         apart = None if settings.value.rate is None else settings.value.rate * rate / settings.learning_rate
         some = weighted([trees[i] for i in part], settings.averaged, max_tokens)
+        if settings.whitened == "mini_batch":
+            some = whitened(some)
         told, norm = update(actor, some, objective, weights, 0.0 if warming else rate, accelerator, apart or rate)
         if not math.isfinite(told["loss"]) or not math.isfinite(norm):
             raise SawyerError(

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 
 from sawyer.losses import kl, policy
+from sawyer.methods.advantages import whiten
 from sawyer.train.loop import Objective, Terms
 from sawyer.train.ppo_settings import PPOSettings
 from sawyer.trees.actor import ActorCritic
@@ -82,7 +83,9 @@ def clipped_objective(settings: PPOSettings, beta: float, *, warming: bool = Fal
 
         w max(-rho A, -clip(rho) A) + c_V value loss + beta KL - c_H entropy
 
-    with the last two, and the KL only as a loss, where they have a weight. `warming` leaves the value loss alone.
+    with the last two, and the KL only as a loss, where they have a weight. `warming` leaves the value loss alone. With
+    w = pi / mu for answers of an older policy mu this is decoupled PPO: rho is clipped around the policy before the
+    update, and w rho is the ratio to mu (Hilton et al. 2022, arXiv 2110.00641, equation 7).
     """
     kl_loss = settings.kl_as == "loss" and beta > 0
 
@@ -144,6 +147,15 @@ def weighted(trees: Sequence[TokenTree], average: str, max_tokens: int) -> list[
         weight_N = weight_N / max_tokens if average == "constant" else weight_N
         made.append(replace(tree, token_values={**tree.token_values, WEIGHT: weight_N}))
     return made
+
+
+def whitened(trees: Sequence[TokenTree]) -> list[TokenTree]:
+    """The trees of a mini-batch, their `ADVANTAGE` at mean 0 and deviation 1 over all of its tokens."""
+    sizes = [tree.scored_tokens for tree in trees]
+    parts = whiten(torch.cat([tree.token_values[ADVANTAGE] for tree in trees])).split(sizes)
+    return [
+        replace(tree, token_values={**tree.token_values, ADVANTAGE: own}) for tree, own in zip(trees, parts, strict=True)
+    ]
 
 
 def mini_batches(count: int, settings: PPOSettings, seed: int, step: int) -> Iterator[list[int]]:

@@ -16,10 +16,11 @@ from sawyer.train.settings import OptimizerSettings
 class ValueSettings(Settings):
     """What says how good a state is; for `estimator: gae`."""
 
-    model: Literal["shared", "own"] = "shared"
-    """A head on the policy's hidden states, or a model of its own."""
+    model: Literal["shared", "adapters", "own"] = "shared"
+    """A head on the policy's hidden states; a head and adapters of its own, on the trunk that the policy's adapters
+    stand on; or a model of its own."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """Of the head, or of the model of its own; 1e-3 for a head, which starts at 0, and the policy's for a model."""
+    """Of the head, or of adapters or a model with theirs; 1e-3 for a head, which starts at 0, and else the policy's."""
     coefficient: float = Field(default=0.1, gt=0)
     """Weight of the value loss."""
     clip: float | None = Field(default=0.2, gt=0)
@@ -56,15 +57,17 @@ class PPOSettings(OptimizerSettings):
     """Discount of later rewards, a token."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
     """lambda of `gae`: 1 trusts returns, 0 trusts values."""
-    whiten: bool | None = None
-    """Bring advantages to mean 0 and deviation 1 over the whole rollout batch."""
+    whiten: bool | Literal["mini_batch"] | None = None
+    """Bring advantages to mean 0 and deviation 1 over the whole rollout batch; `mini_batch`: over each mini-batch, which
+    of a single completion leaves nothing of how good it was (SAWYER's notebooks did that)."""
     average: Average | None = None
     """The policy loss is a mean over all tokens (`token`), over completions of the mean of their tokens (`completion`),
     of their sum (`sum`), or of their sum over `max_tokens` (`constant`)."""
     entropy: float = Field(default=0.0, ge=0)
     """Weight of the entropy bonus."""
     importance_cap: float = Field(default=2.0, ge=1)
-    """Where `sampling` changes the distribution, tokens count by pi / (what they were drawn from), at most this."""
+    """Where `sampling` changes the distribution, or `overlap` draws from an older one, tokens count by pi / (what they
+    were drawn from), at most this."""
     kl: KLSettings = KLSettings()
     """How the policy is held to its reference."""
     value: ValueSettings = ValueSettings()
@@ -75,6 +78,8 @@ class PPOSettings(OptimizerSettings):
     """Peak learning rate of the policy."""
     validate_every: int | None = Field(default=8, ge=1)
     """Steps between validations; one at the start and one at the end in any case."""
+    keep: Literal["best", "last"] = "best"
+    """Which policy is the result: the best by reward on held-out prompts, within `kl.ceiling`, or the last one."""
 
     @model_validator(mode="after")
     def _options_of_the_estimator(self) -> PPOSettings:
@@ -99,6 +104,13 @@ class PPOSettings(OptimizerSettings):
             )
         if self.lora is not None and self.lora.dropout:
             raise ValueError("dropout would make ratios start away from 1: leave `lora.dropout` at 0")
+        if self.value.model == "adapters" and self.lora is None:
+            raise ValueError("`value: {model: adapters}` stands beside the policy's adapters: set `lora`")
+        if self.value.model == "adapters" and self.gradient_checkpointing:
+            raise ValueError(
+                "what `gradient_checkpointing` computes again would go through the policy's adapters in place of the "
+                "value's: leave it off with `value: {model: adapters}`, or take `own`"
+            )
         if self.value.warmup >= self.steps:
             raise ValueError("`value.warmup` leaves no step to train the policy in: raise `steps`")
         return self
@@ -125,7 +137,7 @@ class PPOSettings(OptimizerSettings):
         return self._or_default(self.average, "average")
 
     @property
-    def whitened(self) -> bool:
+    def whitened(self) -> bool | Literal["mini_batch"]:
         return self._or_default(self.whiten, "whiten")
 
     @property

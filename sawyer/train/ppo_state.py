@@ -25,6 +25,7 @@ class Memory:
 
     Attributes:
         best: step and held-out figures of the best policy; the one of step 0, before the first update, always counts.
+        last: those of the policy that was measured last.
         stopped: why training ends early; None where it does not.
     """
 
@@ -35,10 +36,12 @@ class Memory:
         self.expected = RunningMoments()
         self.constant = 0
         self.best: dict[str, Any] = {}
+        self.last: dict[str, Any] = {}
         self.stopped: str | None = None
 
-    def is_best(self, step: int, figures: Mapping[str, float]) -> bool:
-        """Whether a policy is the best so far by held-out reward, among those within the KL's ceiling."""
+    def saw(self, step: int, figures: Mapping[str, float]) -> bool:
+        """Take in held-out figures of a policy: whether it is the best so far by reward, within the KL's ceiling."""
+        self.last = {"step": step, **figures}
         ceiling = self.settings.kl.ceiling
         allowed = not self.best or ceiling is None or figures["kl"] <= ceiling
         if not allowed or (self.best and figures["reward"] <= self.best["reward"]):
@@ -65,12 +68,14 @@ class Memory:
             journal.say(f"step {step}: the policy collapses: {reason}")
             return None
         self.stopped = f"the policy collapsed at step {step}: {reason}"
-        journal.say(f"{self.stopped}; training ends with the policy of step {self.best['step']}")
+        left = f"the policy of step {self.best['step']}" if self.settings.keep == "best" else "the policy as it is"
+        journal.say(f"{self.stopped}; training ends with {left}")
         return reason
 
     def figures(self, steps: int) -> dict[str, Any]:
         """The headline."""
-        held_out = {f"validation_{name}": value for name, value in self.best.items() if name != "step"}
+        kept = self.best if self.settings.keep == "best" else self.last
+        held_out = {f"validation_{name}": value for name, value in kept.items() if name != "step"}
         stopped = {} if self.stopped is None else {"stopped": self.stopped}
         return {"steps": steps, "best": self.best["step"], **held_out, **stopped}
 

@@ -1,15 +1,18 @@
 """A policy with a critic: log-probs, and the value of the state before each token.
 
-The critic is a linear head on the policy's own hidden states (a shared trunk, one pass for both), or a sequence
-classifier of its own. V is read where the token is predicted from, so it has seen the prompt and the tokens before.
+The critic is a linear head on the policy's own hidden states (a shared trunk, one pass for both); a head on the states
+that the trunk has with adapters of the critic's in place of the policy's (one copy of the weights, two passes); or a
+sequence classifier of its own. V is read where the token is predicted from, so it has seen the prompt and the tokens
+before.
 
 Shapes: N scored tokens, D hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,6 +24,9 @@ from sawyer.models.logits import logit_shape
 from sawyer.trees.logprobs import token_entropy, token_logprobs
 from sawyer.trees.model import TreePolicy, TreeReward
 from sawyer.trees.tree import TokenTree, TreeBatch, batches
+
+CRITIC = "critic"
+"""The name of the critic's adapters in the policy's trunk."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,19 @@ class ActorCritic(TreePolicy):
 
     Args:
         model: the policy, with or without adapters.
-        critic: a model of its own; or `shared`, a head on the policy's hidden states that starts at 0; None for none.
+        critic: a model of its own; or `shared`, a head on the policy's hidden states that starts at 0; or `adapters`,
+            such a head and adapters like the policy's; None for none.
+        seed: of fresh adapters.
     """
 
-    def __init__(self, model: nn.Module, critic: TreeCritic | str | None = None) -> None:
+    def __init__(self, model: nn.Module, critic: TreeCritic | str | None = None, *, seed: int = 0) -> None:
         super().__init__(model)
         self.critic = critic if isinstance(critic, TreeCritic) else None
+        self.adapted = critic == "adapters"
+        if self.adapted:
+            self._add_adapters(seed)
         self.value_head: nn.Linear | None = None
-        if critic == "shared":
+        if critic in ("shared", "adapters"):
             self.value_head = nn.Linear(self.core.config.get_text_config().hidden_size, 1, device=self.device)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
@@ -70,7 +81,7 @@ class ActorCritic(TreePolicy):
     @staticmethod
     def is_critic(name: str) -> bool:
         """Whether a weight of this name belongs to the critic alone."""
-        return name.startswith(("value_head.", "critic."))
+        return name.startswith("value_head.") or CRITIC in name.split(".")
 
     def checkpoint_activations(self) -> None:
         super().checkpoint_activations()
@@ -93,12 +104,44 @@ class ActorCritic(TreePolicy):
         if self.critic is not None:
             value_N = self.critic(batch)
         elif self.value_head is not None:
+            if self.adapted:
+                with self._as_critic():
+                    hidden_N_D = self.hidden(batch)[batch.predict_index]
             value_N = _in_float32(hidden_N_D, self.value_head)
         return Seen(logp_N, value_N, entropy_N)
 
-    def without_adapters(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def without_adapters(self) -> Iterator[None]:
         """Inside, the policy is the trunk that its adapters stand on: the policy that training started from."""
-        return cast(Any, self.model).disable_adapter()
+        with cast(Any, self.model).disable_adapter():
+            yield
+        self._all_learn()
+
+    def _add_adapters(self, seed: int) -> None:
+        """The critic's adapters: of the form of the policy's, on the same layers, and without effect at first."""
+        model = cast(Any, self.model)
+        torch.manual_seed(seed)
+        model.add_adapter(CRITIC, deepcopy(model.peft_config[model.active_adapter]))
+        self._all_learn()
+
+    @contextmanager
+    def _as_critic(self) -> Iterator[None]:
+        """Inside, the trunk has the critic's adapters and not the policy's."""
+        model = cast(Any, self.model)
+        own = model.active_adapter
+        model.set_adapter(CRITIC)
+        try:
+            yield
+        finally:
+            model.set_adapter(own)
+            self._all_learn()
+
+    def _all_learn(self) -> None:
+        """peft freezes the adapters that it leaves aside; both of them learn."""
+        if self.adapted:
+            for name, parameter in self.model.named_parameters():
+                if ".lora_" in name:
+                    parameter.requires_grad_(True)
 
 
 @torch.no_grad()

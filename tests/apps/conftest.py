@@ -1,15 +1,20 @@
-"""`sawyer generate` in a folder of its own, with a tiny model or a server on this machine."""
+"""Commands in a folder of their own, with a tiny model or a server on this machine."""
 
+import json
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from sawyer.data.files import raw_rows
+from sawyer.data.files import raw_rows, write_rows
+from sawyer.models.load import load_sequence_classifier, load_tokenizer
+from sawyer.models.save import save_model
 from sawyer.rollout.torch_engine import TorchEngine
 from tests.rollout.conftest import serve
 
 __all__ = ["serve"]
+
+LONG, SHORT = "A long walk through the old town.", "No."
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +27,50 @@ def here(tmp_path, monkeypatch):
 def generate(command):
     """Runs `sawyer generate ...`; returns exit code, stdout and stderr."""
     return partial(command, "generate")
+
+
+@pytest.fixture
+def saved_reward(saved_policy, tmp_path):
+    """The folder of a tiny reward model; a seed gives another head."""
+
+    def save(seed=1):
+        source = saved_policy("llama")
+        model = load_sequence_classifier(source, fresh_head=True, seed=seed)
+        return str(save_model(model, load_tokenizer(source), tmp_path / f"reward-{seed}"))
+
+    return save
+
+
+@pytest.fixture
+def bench_rows():
+    """Seven rows: the longer is right in Chat, the shorter in Safety, and one row is of a subset of one's own."""
+    rows = [bench_pair(i) for i in range(3)]
+    rows += [bench_pair(i, "donotanswer", SHORT, LONG) for i in range(3)]
+    write_rows("bench.jsonl", [*rows, bench_pair(9, "mine")])
+
+
+@pytest.fixture
+def bench(command, bench_rows):
+    """`bench(*options)`: the result of `sawyer eval rewardbench`."""
+
+    def call(*options, data="bench.jsonl"):
+        code, out, err = command("eval", "rewardbench", "--data", data, "--json", *options)
+        assert code == 0, err
+        return json.loads(out)
+
+    return call
+
+
+@pytest.fixture
+def scored(command):
+    """`scored(*options)`: the summary of `sawyer score`, and the rows."""
+
+    def call(*options, data="pairs.jsonl", out="a.jsonl"):
+        code, printed, err = command("score", "--data", data, "--out", out, "--json", *options)
+        assert code == 0, err
+        return json.loads(printed), rows(out)
+
+    return call
 
 
 @pytest.fixture
@@ -45,6 +94,14 @@ def remote(generate):
         return generate(*where, "--prompts", prompts, "--out", out, *options)
 
     return call
+
+
+def bench_pair(number, subset="alpacaeval-easy", chosen=LONG, rejected=SHORT):
+    return {"prompt": f"Question {number}?", "chosen": chosen, "rejected": rejected, "subset": subset, "id": number}
+
+
+def pairs(n, subject="question"):
+    return [{"prompt": f"A {subject} {i}?", "chosen": f"{LONG} {i}", "rejected": SHORT} for i in range(n)]
 
 
 def rows(file="a.jsonl"):

@@ -11,8 +11,6 @@ from sawyer.data.files import write_rows
 from sawyer.data.records import Prompt
 from sawyer.evals.reward_models import fit_temperature
 from sawyer.feedback.reward_model import RewardModel
-from sawyer.models.load import load_sequence_classifier, load_tokenizer
-from sawyer.models.save import save_model
 
 GOOD = "A glacier is a body of ice. It moves slowly, under its own weight."
 
@@ -46,18 +44,6 @@ def figures(command):
         return json.loads(out)
 
     return call
-
-
-@pytest.fixture
-def saved_reward(saved_policy, tmp_path):
-    """The folder of a tiny reward model; a seed gives another head."""
-
-    def save(seed=1):
-        source = saved_policy("llama")
-        model = load_sequence_classifier(source, fresh_head=True, seed=seed)
-        return str(save_model(model, load_tokenizer(source), tmp_path / f"reward-{seed}"))
-
-    return save
 
 
 @pytest.fixture

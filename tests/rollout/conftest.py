@@ -6,6 +6,7 @@ import torch
 from sawyer.data.chat import ChatFormat
 from sawyer.rollout.api_engine import ApiEngine
 from sawyer.rollout.api_settings import ApiSettings
+from tests.rollout import fake_vllm
 from tests.rollout.chat_server import KEY, ChatServer, FakeTime
 from tests.rollout.decoders import tiny_chat, tiny_model
 
@@ -50,3 +51,19 @@ def engine_on(time):
         return ApiEngine(model, settings, cache=cache, sleep=time.sleep, clock=time.clock)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A saved Llama with its tokenizer."""
+    path = tmp_path_factory.mktemp("llama")
+    tiny_model("Llama").save_pretrained(path)
+    tiny_chat().save(path)
+    return str(path)
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    """What stands in for the package."""
+    fake_vllm.install(monkeypatch)
+    return fake_vllm

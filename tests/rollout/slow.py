@@ -84,3 +84,18 @@ def slow_distribution(logits, sampling):
     out = np.zeros(len(logits))
     out[kept] = np.exp(log_softmax(np.asarray(logits, dtype=np.float64)[kept] / sampling.temperature))
     return out
+
+
+def expected_logps(model, sampling, prompt, ids, end_ids=(2,)):
+    """Log-probs of the distribution that `Sampling` describes, by the definitions."""
+    out = []
+    for at, token in enumerate(ids):
+        logits = next_logits(model, [*prompt, *ids[:at]])
+        changed = slow_penalised(logits, sampling, prompt, ids[:at], end_ids)
+        out.append(float(np.log(slow_distribution(changed, sampling)[token])))
+    return out
+
+
+def own_logps(model, prompt, ids):
+    """Log-probs of the model itself."""
+    return [log_softmax(next_logits(model, [*prompt, *ids[:at]]))[token] for at, token in enumerate(ids)]

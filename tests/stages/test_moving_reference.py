@@ -9,28 +9,14 @@ from safetensors.torch import load_file
 
 from sawyer.data.records import Comparison, Labelled, user
 from sawyer.errors import SawyerError
-from sawyer.pipeline.context import Artifact, Context
+from sawyer.pipeline.context import Artifact
 from sawyer.pipeline.stages.dpo import STAGE as DPO
 from sawyer.pipeline.stages.preference import STAGE, Settings
 from sawyer.train import reference
+from tests.lives import Killed, MortalContext, read_lines, same
 
 SMALL = {"batch_size": 4, "learning_rate": 1e-3, "max_tokens": 250, "data": "pairs", "kl_every": 2}
 DPO_SYNC = {"reference_sync": {"every": 2, "alpha": 0.6}}
-
-
-class Killed(BaseException):
-    """Stands for kill -9."""
-
-
-class Mortal(Context):
-    dies_at: int | None = None
-    lines = 0
-
-    def log(self, **figures):
-        super().log(**figures)
-        self.lines += 1
-        if self.lines == self.dies_at:
-            raise Killed
 
 
 @pytest.fixture
@@ -45,7 +31,7 @@ def life(tmp_path, pairs):
             (here / name).mkdir(parents=True, exist_ok=True)
         write_records(here / "data" / "train.jsonl", records or pairs(12))
         write_records(here / "data" / "test.jsonl", pairs(4, first=20))
-        context = Mortal(
+        context = MortalContext(
             "stage", here / "out", here / "scratch", seed=seed, precision=precision, cache=tmp_path / ".cache",
             artifacts={"pairs": Artifact(here / "data", {"name": "pairs", "makes": "data"})},
             models={"base": model, **(models or {})},
@@ -62,15 +48,8 @@ def weights(here):
     return load_file(here / "out" / "model.safetensors")
 
 
-def same(left, right):
-    assert left.keys() == right.keys()
-    for name, value in left.items():
-        assert torch.equal(value, right[name]), name
-
-
 def metrics(here):
-    lines = [json.loads(line) for line in (here / "out" / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+    return read_lines(here / "out" / "metrics.jsonl")
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4}], ids=["full", "lora"])
@@ -358,11 +337,11 @@ def test_kto_may_have_a_reference_that_moves(settings, life, saved_policy):
             {"reference_sync": {"every": 2, "alpha": 1}, "lora": {"r": 4}, "reference": "other"},
             "the policy's body with earlier adapters, which another `reference` is not",
         ),
-        ({"loss": "simpo", "chunks": 2}, "simpo use no reference, and `chunks` is set: leave it out"),
-        ({"loss": "simpo", **DPO_SYNC}, "simpo use no reference, and `reference_sync` is set"),
+        ({"loss": "simpo", "chunks": 2}, "with simpo there is no reference, and `chunks` is set: leave it out"),
+        ({"loss": "simpo", **DPO_SYNC}, "with simpo there is no reference, and `reference_sync` is set"),
         (
             {"loss": "simpo", "curriculum": "reference_margin"},
-            "simpo use no reference, and `curriculum: reference_margin`",
+            "with simpo there is no reference, and `curriculum: reference_margin`",
         ),
         ({"loss": "kto", "curriculum": "length"}, "orders pairs and rankings, and kto learns from single completions"),
         ({"curriculum": "random"}, "Input should be 'score_margin', 'reference_margin' or 'length'"),

@@ -89,7 +89,7 @@ def test_data_that_a_loss_cannot_use(records, loss, message, saved_policy, run_s
     [
         ({"loss": "simp0"}, "there is no loss called 'simp0'; did you mean 'simpo'"),
         ({"loss": "simpo", "options": {"delta": 1}}, "the loss simpo has no option 'delta'; it takes beta, gamma"),
-        ({"loss": "simpo", "reference": "base"}, "simpo use no reference, and `reference` is set"),
+        ({"loss": "simpo", "reference": "base"}, "with simpo there is no reference, and `reference` is set"),
         ({"loss": []}, "name at least one loss"),
         ({"loss": [{"name": "kto"}, {"name": "dpo"}]}, "cannot be mixed with losses of pairs"),
         ({"loss": [{"name": "dpo"}], "options": {"beta": 1}}, "each has its own `options`"),

@@ -5,10 +5,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from sawyer.journal import Silent
+from sawyer.models.adapters import Trainable
 from sawyer.models.heads import attach_fresh_head
+from sawyer.train import ppo
 from sawyer.train.settings import OptimizerSettings
+from sawyer.trees.actor import ActorCritic
 from sawyer.trees.model import TreePolicy, TreeReward
 from sawyer.trees.tree import TokenTree
+from tests.train.ppo_toy import Toy, reference_of, settings_of
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +60,28 @@ def optimizer() -> Callable[..., OptimizerSettings]:
         return OptimizerSettings(**{"learning_rate": 1e-3, "batch_size": 6, "token_budget": 64, "steps": 6, **changes})
 
     return build
+
+
+@pytest.fixture
+def trial(tiny_policy, tmp_path):
+    """`trial(**settings)`: PPO of a fresh tiny policy; the actor, its world, the journal and what came out."""
+    count = []
+
+    def run(journal=None, scratch=None, critic="default", world=None, precision="fp32", seed=3, **changes):
+        settings = settings_of(**changes)
+        count.append(1)
+        model = tiny_policy("llama")
+        if settings.lora is not None:
+            model = Trainable(lambda: tiny_policy("llama"), settings.lora, seed=1).model
+        if critic == "default":
+            critic = settings.value.model if settings.estimated.values else None
+        actor, reference = ActorCritic(model, critic), reference_of(tiny_policy("llama"))
+        toy = Toy(actor, **(world or {}))
+        journal = journal or Silent()
+        trained = ppo.train(
+            actor, reference, toy, settings, max_tokens=8, precision=precision, seed=seed, journal=journal,
+            title="ppo", scratch=scratch or tmp_path / f"scratch-{len(count)}",
+        )  # fmt: skip
+        return actor, toy, journal, trained
+
+    return run

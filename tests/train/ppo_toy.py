@@ -1,5 +1,5 @@
-"""A world to reinforce a policy in, without an engine; and a short training in it that can be run as a program, killed,
-run again, and split over processes.
+"""A world to reinforce a policy in, without an engine; and a short training in it that can be run as a program, killed
+and run again (`resumable` splits it over processes).
 
     python -m tests.train.ppo_toy FOLDER [--steps N]
 
@@ -7,7 +7,6 @@ It keeps checkpoints in FOLDER/scratch, its log in FOLDER/metrics.jsonl, and end
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
@@ -25,12 +24,13 @@ PROMPTS = [[10, 11, 12], [40, 41], [60], [30, 33, 35, 37]]
 
 class Toy:
     """Answers of two to six tokens, drawn by plain passes; the reward is the share of tokens of the vocabulary's lower
-    half, or what `reward` says of a completion."""
+    half, or what `reward` says of a completion; with `turns`, (step, reward), from that step on."""
 
-    def __init__(self, actor, seed=0, reward=None, n=4, temperature=1.0):
+    def __init__(self, actor, seed=0, reward=None, n=4, temperature=1.0, turns=None):
         self.actor, self.seed, self.n, self.temperature = actor, seed, n, temperature
         half = actor.core.config.vocab_size // 2
         self.reward = reward or (lambda ids: sum(i < half for i in ids) / len(ids))
+        self.turns = turns
         self.calls = []
 
     @torch.no_grad()
@@ -66,16 +66,27 @@ class Toy:
 
     def roll_out(self, step):
         self.calls.append(step)
+        if self.turns is not None and step >= self.turns[0]:
+            self.reward = self.turns[1]
         return self.answer(step, self.n)
 
     def validate(self, step):
         return self.answer(999, 2)
+
+    def went_back(self):
+        self.calls.append("back")
 
     def state(self):
         return {}
 
     def load(self, state):
         pass
+
+
+def settings_of(**changes) -> PPOSettings:
+    """Of a short training in that world."""
+    small = {"steps": 3, "batch_size": 4, "learning_rate": 3e-3, "token_budget": 24, "validate_every": None}
+    return PPOSettings(**{**small, "schedule": "constant", "warmup_ratio": 0, **changes})
 
 
 def reference_of(model):
@@ -108,11 +119,4 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=4)
     args = parser.parse_args()
-    accelerator = None
-    if "WORLD_SIZE" in os.environ:
-        from accelerate import Accelerator
-
-        accelerator = Accelerator(cpu=True)
-    run(args.folder, steps=args.steps, accelerator=accelerator)
-    if accelerator is not None:
-        accelerator.end_training()
+    run(args.folder, steps=args.steps)

@@ -107,6 +107,11 @@ if __name__ == "__main__":
 
         accelerator = Accelerator(cpu=True)
     for kind in args.kinds:
+        if kind == "ppo":
+            from tests.train import ppo_toy
+
+            ppo_toy.run(args.folder / kind, steps=args.steps, accelerator=accelerator)
+            continue
         for budget in args.budgets:
             run(
                 kind, args.folder / f"{kind}-{budget}", accelerator=accelerator, precision=args.precision,

@@ -20,6 +20,7 @@ from sawyer.train.optim import MasterWeights
 from sawyer.train.preference import REFERENCE, Weighted, dpo, preference
 from sawyer.trees.model import TreePolicy
 from sawyer.trees.tree import TokenTree
+from tests.lives import Killed, Mortal, same, without_speed
 from tests.reference import completion_sums, eager, padded_logprobs
 
 STEPS, BATCH, BETA = 7, 6, 0.3
@@ -149,21 +150,6 @@ def test_losses_of_shared_lengths_have_what_they_need(policy, toy, optimizer):
     assert found["loss"] == pytest.approx(0.693147, abs=1e-5)
 
 
-class Killed(BaseException):
-    """Stands for kill -9."""
-
-
-class Mortal(Silent):
-    def __init__(self, dies_at=None):
-        super().__init__()
-        self.dies_at = dies_at
-
-    def log(self, **figures):
-        super().log(**figures)
-        if figures["step"] == self.dies_at:
-            raise Killed
-
-
 @pytest.mark.parametrize("kind", ["fp32", "bf16", "hard", "lora"])
 def test_killed_anywhere_and_continued_ends_in_the_same_bits(kind, follow, tiny_policy, policy, toy, tmp_path):
     settings = {"precision": "bf16" if kind == "bf16" else "fp32", "checkpoint_every": 2}
@@ -183,11 +169,9 @@ def test_killed_anywhere_and_continued_ends_in_the_same_bits(kind, follow, tiny_
             follow(MovingReference(3, alpha), journal, where, companions=companions(where), **settings)
         journal.dies_at = None
         found = follow(MovingReference(3, alpha), journal, where, companions=companions(where), **settings)
-        for name, value in expected.weights.masters.items():
-            assert torch.equal(found.weights.masters[name], value), name
+        same(found.weights.masters, expected.weights.masters)
         assert found.figures == expected.figures
-        drop = lambda lines: [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
-        assert drop(journal.lines) == drop(whole.lines)
+        assert without_speed(journal.lines) == without_speed(whole.lines)
 
 
 def slow_kl(policy, reference, trees):

@@ -1,25 +1,14 @@
-"""Reinforcement learning on a toy reward: ratios start at 1, settings do what they say, the best policy is kept."""
+"""Reinforcement learning on a toy reward: ratios start at 1, settings do what they say."""
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from pydantic import ValidationError
-from safetensors.torch import load_file
 
-from sawyer.errors import SawyerError
-from sawyer.journal import Silent
 from sawyer.losses import policy
+from sawyer.methods.advantages import whiten
 from sawyer.methods.estimators import ESTIMATORS
-from sawyer.models.adapters import Trainable
 from sawyer.models.heads import attach_fresh_head
 from sawyer.models.lora import LoraSettings
 from sawyer.train import ppo, ppo_batch
@@ -29,42 +18,7 @@ from sawyer.train.ppo_settings import PPOSettings
 from sawyer.train.ppo_state import Memory
 from sawyer.trees.actor import ActorCritic, TreeCritic, read_tokens
 from sawyer.trees.model import TreePolicy
-from tests.train import ppo_toy
-from tests.train.ppo_toy import Toy, reference_of
-
-ROOT = Path(__file__).parents[2]
-PROGRAM = ["-m", "tests.train.ppo_toy"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
-def settings_of(**changes) -> PPOSettings:
-    small = {"steps": 3, "batch_size": 4, "learning_rate": 3e-3, "token_budget": 24, "validate_every": None}
-    return PPOSettings(**{**small, "schedule": "constant", "warmup_ratio": 0, **changes})
-
-
-@pytest.fixture
-def trial(tiny_policy, tmp_path):
-    """`trial(**settings)`: one training of a fresh tiny policy; the actor, its world, the journal and what came out."""
-    count = []
-
-    def run(journal=None, scratch=None, critic="default", world=None, precision="fp32", seed=3, **changes):
-        settings = settings_of(**changes)
-        count.append(1)
-        model = tiny_policy("llama")
-        if settings.lora is not None:
-            model = Trainable(lambda: tiny_policy("llama"), settings.lora, seed=1).model
-        if critic == "default":
-            critic = "shared" if settings.estimated.values else None
-        actor, reference = ActorCritic(model, critic), reference_of(tiny_policy("llama"))
-        toy = Toy(actor, **(world or {}))
-        journal = journal or Silent()
-        trained = ppo.train(
-            actor, reference, toy, settings, max_tokens=8, precision=precision, seed=seed, journal=journal,
-            title="ppo", scratch=scratch or tmp_path / f"scratch-{len(count)}",
-        )  # fmt: skip
-        return actor, toy, journal, trained
-
-    return run
+from tests.train.ppo_toy import Toy, settings_of
 
 
 def batch_of(tiny_policy, settings, critic=None, **world):
@@ -248,160 +202,26 @@ def test_adapters_off_are_the_policy_that_training_started_from(trial, tiny_poli
     assert torch.equal(again, now)
 
 
-class Killed(BaseException):
-    pass
+def test_whitening_over_a_mini_batch_of_one_answer_takes_away_how_good_it_was(tiny_policy):
+    settings = settings_of(n=1, mini_batches=4, whiten="mini_batch")
+    _, batch = batch_of(tiny_policy, settings, "shared", n=1)
+    advantage_N, return_N = ppo.estimate(batch, settings, 0.0, Memory(settings))
+    for tree, other in zip(*(ppo.carrying(batch, a, return_N) for a in (advantage_N, advantage_N + 7)), strict=True):
+        (own,), (better,) = ppo_batch.whitened([tree]), ppo_batch.whitened([other])
+        found_N = own.token_values[ppo_batch.ADVANTAGE]
+        torch.testing.assert_close(found_N, whiten(tree.token_values[ppo_batch.ADVANTAGE]))
+        torch.testing.assert_close(found_N, better.token_values[ppo_batch.ADVANTAGE], atol=1e-4, rtol=1e-4)
+    whole = ppo_batch.whitened(ppo.carrying(batch, advantage_N, return_N))
+    found_N = torch.cat([tree.token_values[ppo_batch.ADVANTAGE] for tree in whole])
+    torch.testing.assert_close(found_N, whiten(advantage_N))
 
 
-class Mortal(Silent):
-    dies_at: int | None = None
-
-    def log(self, **figures):
-        super().log(**figures)
-        if "loss" in figures and figures["step"] == self.dies_at:
-            raise Killed
-
-
-CONTINUED = {
-    "gae": {"estimator": "gae", "kl": {"schedule": "adaptive", "target": 0.1}, "epochs": 2, "mini_batches": 2},
-    "bf16": {"estimator": "gae", "precision": "bf16", "value": {"warmup": 1}},
-    "reinforce": {"estimator": "reinforce"},
-    "rollback": {
-        "estimator": "rloo", "learning_rate": 3e-2,
-        "kl": {"coefficient": 0.0, "ceiling": 0.5}, "collapse": {"action": "rollback", "patience": 1, "rollbacks": 9},
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", CONTINUED)
-def test_killed_at_any_step_it_goes_on_to_the_same_bits(kind, trial, tmp_path):
-    given = {**CONTINUED[kind], "steps": 6, "checkpoint_every": 2, "validate_every": 2}
-    whole = Mortal()
-    expected = trial(whole, tmp_path / "whole", **given)[3]
-    for step in (1, 3, 4, 6):
-        journal = Mortal()
-        journal.dies_at = step
-        with pytest.raises(Killed):
-            trial(journal, tmp_path / f"{step}", **given)
-        journal.dies_at = None
-        _, toy, _, found = trial(journal, tmp_path / f"{step}", **given)
-        assert toy.calls[0] == (step - 1) // 2 * 2
-        for name, value in expected.weights.masters.items():
-            assert torch.equal(found.weights.masters[name], value), name
-        assert found.figures == expected.figures
-        strip = lambda lines: [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
-        assert strip(journal.lines) == strip(whole.lines)
-
-
-def lines_of(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
-
-
-def test_kill_9_at_a_random_moment(tmp_path):
-    ppo_toy.run(tmp_path / "whole", steps=40)
-    command = [sys.executable, *PROGRAM, str(tmp_path / "killed"), "--steps", "40"]
-    metrics = tmp_path / "killed" / "metrics.jsonl"
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT)
-    try:
-        wanted, deadline = random.randint(1, 35), time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            if metrics.exists() and metrics.read_bytes().count(b"\n") >= wanted:
-                break
-            time.sleep(0.001)
-        time.sleep(random.random() * 0.05)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not (tmp_path / "killed" / "weights.safetensors").exists(), "it had finished before it was killed"
-    subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=True, timeout=120)
-    one, other = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed"))
-    assert all(torch.equal(value, other[name]) for name, value in one.items())
-    assert lines_of(tmp_path / "whole") == lines_of(tmp_path / "killed")
-
-
-def test_two_processes_equal_one(tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launch, *PROGRAM, str(tmp_path / "two"), "--steps", "4"],
-        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    if done.returncode and any(word in done.stderr for word in ("EADDR", "RendezvousConnectionError", "no interface")):
-        pytest.skip(f"processes cannot talk to each other here: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr[-2000:]
-    ppo_toy.run(tmp_path / "one", steps=4)
-    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
-    for ours, theirs in zip(lines_of(tmp_path / "one"), lines_of(tmp_path / "two"), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
-
-
-def test_the_best_policy_within_the_ceiling_is_what_is_left(trial):
-    _, toy, journal, trained = trial(
-        estimator="rloo", steps=8, learning_rate=3e-2, validate_every=1,
-        kl={"coefficient": 0.0, "ceiling": 1.0}, collapse={"action": "warn"},
-    )  # fmt: skip
-    held_out = [line for line in journal.lines if "validation_reward" in line]
-    assert [line["step"] for line in held_out] == list(range(9))
-    allowed = [line for line in held_out if line["step"] == 0 or line["validation_kl"] <= 1.0]
-    assert len(allowed) < len(held_out)
-    best = max(allowed, key=lambda line: line["validation_reward"])
-    assert trained.figures["best"] == best["step"]
-    assert float(toy.validate(0).reward_C.mean()) == pytest.approx(best["validation_reward"])
-
-
-def test_a_collapse_ends_the_training_with_the_best_policy(trial):
-    _, toy, journal, trained = trial(
-        estimator="rloo", steps=8, learning_rate=3e-2, kl={"coefficient": 0.0, "ceiling": 0.3}, collapse={"patience": 2}
-    )
-    assert len(toy.calls) < 8
-    assert "above the ceiling" in trained.figures["stopped"]
-    assert trained.figures["steps"] == len(toy.calls)
-    assert journal.lines[-1]["step"] == len(toy.calls)
-
-
-def test_a_rollback_goes_back_to_the_best_policy_and_doubles_the_coefficient(trial):
-    _, _, journal, _ = trial(
-        estimator="rloo", steps=6, learning_rate=3e-2, kl={"coefficient": 0.01, "ceiling": 0.3},
-        collapse={"action": "rollback", "patience": 1, "rollbacks": 1},
-    )  # fmt: skip
-    lines = [line for line in journal.lines if "kl_coefficient" in line]
-    back = next(i for i, line in enumerate(lines) if line["kl"] > 0.3)
-    assert lines[back + 1]["kl"] == pytest.approx(0, abs=1e-4)
-    assert lines[back + 1]["kl_coefficient"] == pytest.approx(0.02)
-
-
-@pytest.mark.parametrize(
-    ("reward", "sentence"),
-    [
-        (lambda ids: float("nan"), r"the reward of .* completions after 0 steps is not a number"),
-        (lambda ids: 0.5, r"all 16 completions of step 3 earned 0\.5, as in the 2 steps before"),
-    ],
-)
-def test_rewards_that_say_nothing_are_one_sentence(reward, sentence, trial):
-    with pytest.raises(SawyerError, match=sentence) as error:
-        trial(world={"reward": reward}, steps=5, checkpoint_every=1)
-    assert "\n" not in str(error.value)
-    assert "checkpoint" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        ({"estimator": "rloo", "n": 1}, "give `n` of 2 at least"),
-        ({"estimator": "grpo", "value": {"model": "own"}}, "needs no value model"),
-        ({"estimator": "rloo", "gamma": 0.9}, "leave `gamma` at 1"),
-        ({"estimator": "rloo", "gae_lambda": 0.9}, "`gae_lambda` is for `estimator: gae`"),
-        ({"kl": {"as": "loss"}}, "the gradient of k1 as a loss has mean 0"),
-        ({"mini_batches": 5}, "cannot be dealt to 5 mini-batches"),
-        ({"lora": {"dropout": 0.1}}, "leave `lora.dropout` at 0"),
-        ({"value": {"warmup": 3}}, "leaves no step to train the policy in"),
-        ({"kl": {"coefficient": -1}}, "greater than or equal to 0"),
-    ],
-)
-def test_settings_that_do_not_fit(given, sentence):
-    with pytest.raises(ValidationError, match=sentence):
-        settings_of(**given)
+def test_mini_batches_whitened_by_themselves_are_other_updates(trial):
+    losses = []
+    for how in (True, "mini_batch", False):
+        lines = trial(steps=1, mini_batches=4, whiten=how)[2].lines
+        losses += [line["policy_loss"] for line in lines if "policy_loss" in line]
+    assert len(set(losses)) == 3
 
 
 def test_an_estimator_brings_what_its_paper_takes():

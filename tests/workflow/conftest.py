@@ -11,6 +11,8 @@ from sawyer.models.load import load_sequence_classifier, load_tokenizer
 from sawyer.models.save import save_model
 from sawyer.pipeline.context import Artifact, Context
 from sawyer.pipeline.progress import Voice
+from sawyer.train import loop
+from sawyer.trees.model import TreePolicy
 
 
 @pytest.fixture
@@ -43,3 +45,18 @@ def reward(tmp_path, saved_policy):
     source = saved_policy("llama", 3)
     model = load_sequence_classifier(source, fresh_head=True, seed=1)
     return str(save_model(model, load_tokenizer(source), tmp_path / "reward"))
+
+
+@pytest.fixture
+def updates(monkeypatch):
+    """The trees of each update of a policy, as they come."""
+    seen = []
+
+    def forward_backward(model, batch, *rest):
+        if isinstance(model, TreePolicy):
+            seen.append(list(batch))
+        return original(model, batch, *rest)
+
+    original = loop.forward_backward
+    monkeypatch.setattr(loop, "forward_backward", forward_backward)
+    return seen

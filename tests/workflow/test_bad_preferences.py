@@ -56,9 +56,12 @@ def test_a_loss_of_pairs_where_labels_are_single(sawyer):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"loss": "simpo", "reference": "base"}, "simpo use no reference, and `reference` is set: leave it out"),
+        (
+            {"loss": "simpo", "reference": "base"},
+            "with simpo there is no reference, and `reference` is set: leave it out",
+        ),
         ({"loss": "dpo", "reference": "sftt"}, "sftt"),
-        ({"loss": "cpo", "chunks": 2}, "cpo use no reference, and `chunks` is set: leave it out"),
+        ({"loss": "cpo", "chunks": 2}, "with cpo there is no reference, and `chunks` is set: leave it out"),
     ],
 )
 def test_a_reference_that_a_loss_does_not_have_or_that_is_not_there(settings, sentence, sawyer, tmp_path):

@@ -1,86 +1,33 @@
-"""Stage `d2po`: gold labels are bought as the schedule says, once each, whatever is killed when."""
+"""Stage `d2po`: gold labels are bought as the schedule says, and policy and discriminator learn from them."""
 
 import json
-import os
-import random
-import signal
-import socket
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from sawyer.errors import SawyerError
 from sawyer.feedback.reward_model import RewardModel
-from sawyer.feedback.rules_text import TextRule
 from sawyer.models.load import load_policy
-from sawyer.pipeline.metrics import MetricsLog
-from sawyer.pipeline.stages import _d2po, d2po, evaluate
-from sawyer.train import checkpoints, loop
+from sawyer.pipeline.stages import _d2po, evaluate
+from sawyer.train import checkpoints
 from sawyer.train.discriminator import Discriminator
 from sawyer.train.preference import REFERENCE
 from sawyer.trees.model import TreePolicy
 from sawyer.trees.score import score_trees
-
-ROOT = Path(__file__).parents[2]
-ASKED = [f"What is a {thing}?" for thing in ("river", "town", "bridge", "light", "word", "day", "glacier")]
-COMMON = {
-    "model": "base", "data": "prompts", "part": "test", "gold": "token_density", "budget": 9, "steps": 4,
-    "batch_size": 4, "sampling": {"max_tokens": 40, "min_tokens": 40}, "learning_rate": 1e-2, "checkpoint_every": 1,
-}  # fmt: skip
-DISCRIMINATOR = {"learning_rate": 1e-2, "first_epochs": 3}
-SMALL = {**COMMON, "labels": 3, "label_every": 2, "first_labels": 3, "discriminator": DISCRIMINATOR}
-FROZEN = {**COMMON, "method": "frozen", "discriminator": DISCRIMINATOR}
-OAIF = {**COMMON, "method": "oaif"}
-ADAPTERS = {"r": 2, "dropout": 0.1}
-ADAPTED = {**SMALL, "lora": ADAPTERS, "discriminator": {**DISCRIMINATOR, "lora": ADAPTERS}}
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing may catch it."""
+from tests.lives import places, read_lines
+from tests.workflow import d2po_stage
+from tests.workflow.d2po_stage import ADAPTED, ASKED, DISCRIMINATOR, FROZEN, OAIF, SMALL, ledger, logged
 
 
 @pytest.fixture
-def run(context, monkeypatch):
-    """`run(stage=None, base=SMALL, **settings)`: the stage, the trees of each update of the policy, and the figures."""
-    seen = []
-
-    def forward_backward(model, batch, *rest):
-        if isinstance(model, TreePolicy):
-            seen.append(list(batch))
-        return original(model, batch, *rest)
-
-    original = loop.forward_backward
-    monkeypatch.setattr(loop, "forward_backward", forward_backward)
-
-    def call(stage=None, base=SMALL, /, **settings):
-        stage = stage or context(ASKED)
-        seen.clear()
-        figures = d2po.run(d2po.Settings(**{**base, **settings}), stage)
-        return stage, list(seen), figures
-
-    return call
+def run(context, updates):
+    return d2po_stage.runner(context, updates)
 
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The pairs that the gold reward was asked about."""
-    sold = []
-    score = TextRule.score
-
-    def watched(self, prompts, texts):
-        sold.extend((prompt.text, tuple(own)) for prompt, own in zip(prompts, texts, strict=True))
-        return score(self, prompts, texts)
-
-    monkeypatch.setattr(TextRule, "score", watched)
-    return sold
+    return d2po_stage.watched_gold(monkeypatch)
 
 
 @pytest.fixture
@@ -95,54 +42,6 @@ def fits(monkeypatch):
 
     monkeypatch.setattr(Discriminator, "fit", watched)
     return counts
-
-
-def lines(file):
-    return [json.loads(line) for line in file.read_text().split("\n") if line]  # a text may hold other line ends
-
-
-def logged(stage):
-    return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in lines(stage.folder / "metrics.jsonl")]
-
-
-def ledger(stage):
-    return lines(stage.folder / "ledger.jsonl")
-
-
-def bits(stage):
-    """All weights that the stage made."""
-    return {
-        f"{file.relative_to(stage.folder)} {name}": tensor
-        for file in sorted(stage.folder.rglob("*.safetensors"))
-        for name, tensor in load_file(file).items()
-    }
-
-
-def same(one, other):
-    """The same weights, labels and figures."""
-    a, b = bits(one), bits(other)
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
-    assert ledger(one) == ledger(other)
-    assert logged(one) == logged(other)
-
-
-@pytest.fixture
-def elsewhere(tmp_path):
-    """`elsewhere(stage)`: another place for the same stage."""
-    places = []
-
-    def make(stage):
-        places.append(len(places))
-        folders = {name: tmp_path / f"{name}-{len(places)}" for name in ("folder", "scratch")}
-        for folder in folders.values():
-            folder.mkdir()
-        return replace(stage, **folders)
-
-    return make
-
-
-# --- what it does -----------------------------------------------------------------------------------------------------
 
 
 def test_labels_are_bought_in_cycles_and_the_discriminator_learns_from_them(run, fits):
@@ -210,9 +109,9 @@ def test_the_least_sure_pairs_are_bought(run, monkeypatch):
         assert max((margins[i] for i in chosen), default=0) <= min(left)
 
 
-def test_labels_at_random_are_others(run, elsewhere):
+def test_labels_at_random_are_others(run, tmp_path):
     stage, _, _ = run()
-    other, _, _ = run(elsewhere(stage), selection="random")
+    other, _, _ = run(replace(stage, **places(tmp_path, "other")), selection="random")
     assert [row["step"] for row in ledger(other)] == [row["step"] for row in ledger(stage)]
     assert ledger(other)[:3] == ledger(stage)[:3]
     assert ledger(other) != ledger(stage)
@@ -266,11 +165,11 @@ def test_oaif_may_spread_its_labels(run):
     assert all(len(trees) <= 2 for trees in updates)
 
 
-def test_what_is_only_watched_is_not_paid_for(run, elsewhere, asked):
+def test_what_is_only_watched_is_not_paid_for(run, tmp_path, asked):
     stage, _, _ = run(watch_gold=False)
     assert [pair for _, pair in asked] == [tuple(row["completions"]) for row in ledger(stage)]
     assert not {"gold_reward", "silver_accuracy"} & logged(stage)[1].keys()
-    watched, _, _ = run(elsewhere(stage))
+    watched, _, _ = run(replace(stage, **places(tmp_path, "watched")))
     assert ledger(watched) == ledger(stage)
     assert len(asked) == 9 + 9 + 4 * 4  # and every answer of the updates, by prompt
 
@@ -334,232 +233,11 @@ def test_a_reward_model_is_a_discriminator_that_needs_no_first_labels(run, conte
     assert "3 of the 9 gold labels were not bought" in stage.voice.stream.getvalue()
 
 
-# --- nothing is lost to a kill ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "precision"),
-    [(SMALL, "fp32"), (SMALL, "bf16"), (ADAPTED, "bf16"), (FROZEN, "fp32"), (OAIF, "fp32")],
-    ids=["all", "all-bf16", "lora-bf16", "frozen", "oaif"],
-)
-def test_killed_in_any_update_it_goes_on_to_the_same_bits(
-    settings, precision, run, context, elsewhere, asked, monkeypatch
-):
-    settings = {**settings, "watch_gold": False}
-    whole = replace(context(ASKED), precision=precision)
-    run(whole, settings)
-    paid = len(asked)
-    step = _d2po.Rounds.step
-    for every, dies in ((1, 1), (2, 3)):
-        asked.clear()
-
-        def dying(self, index, dies=dies):
-            made = step(self, index)  # its labels have been paid for
-            if index == dies:
-                raise Killed
-            return made
-
-        here = elsewhere(whole)
-        with monkeypatch.context() as patch:
-            patch.setattr(_d2po.Rounds, "step", dying)
-            with pytest.raises(Killed):
-                run(replace(here), settings, checkpoint_every=every)
-        again = replace(here)
-        run(again, settings, checkpoint_every=every)
-        assert len(asked) == paid
-        same(again, whole)
-
-
-@pytest.mark.parametrize("method", [SMALL, FROZEN], ids=["d2po", "frozen"])
-@pytest.mark.parametrize("moment", ["paid", "fitting", "logged", "kept"])
-def test_killed_before_the_first_update(method, moment, run, elsewhere, asked, monkeypatch):
-    settings = {**method, "watch_gold": False}
-    whole, _, _ = run(None, settings)
-    paid = len(asked)
-    asked.clear()
-
-    def kill(original, when=lambda *args: True, before=False):
-        def dying(*args, **more):
-            if before and when(*args):
-                raise Killed
-            made = original(*args, **more)
-            if when(*args):
-                raise Killed
-            return made
-
-        return dying
-
-    here = elsewhere(whole)
-    with monkeypatch.context() as patch:
-        if moment == "paid":  # the ledger is on the disk, and nobody knows yet
-            of_ledger = lambda self, *rows: self.path.name == _d2po.LEDGER
-            patch.setattr(MetricsLog, "append", kill(MetricsLog.append, of_ledger))
-        elif moment == "fitting":
-            original = loop.Checkpoints.after
-            patch.setattr(loop.Checkpoints, "SECONDS", -1.0)
-            patch.setattr(loop.Checkpoints, "after", kill(original))
-        elif moment == "logged":
-            patch.setattr(_d2po.os, "replace", kill(os.replace, lambda a, b: Path(b).name == "first.safetensors", True))
-        else:
-            patch.setattr(_d2po.Rounds, "step", kill(_d2po.Rounds.step, before=True))
-        with pytest.raises(Killed):
-            run(replace(here), settings)
-    again = replace(here)
-    run(again, settings)
-    assert len(asked) == paid
-    same(again, whole)
-
-
-def recipe(file: Path, model: str, **changes) -> Path:
-    source = {"source": "verifiable", "seed": 3, "n": 24}
-    parts = {part: {**source, "split": part} for part in ("train", "test")}
-    settings = {**{name: value for name, value in SMALL.items() if name != "part"}, **changes}
-    stages = {"prompts": {"stage": "data", "parts": parts}, "d2po": settings}
-    file.write_text(yaml.safe_dump({"name": "tiny", "model": model, "stages": stages}, sort_keys=False))
-    return file
-
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-
-
-@pytest.mark.slow
-def test_kill_9_at_random_moments(saved_policy, tmp_path):
-    file = recipe(tmp_path / "tiny.yaml", saved_policy("llama"), steps=30, budget=60)
-    command = [sys.executable, "-m", "sawyer", "run", str(file), "--out"]
-    subprocess.run([*command, "whole"], cwd=tmp_path, env=ENVIRONMENT, check=True, capture_output=True, timeout=200)
-    for _ in range(3):
-        process = subprocess.Popen(
-            [*command, "broken"], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        begun = tmp_path / "broken/.work/d2po/state.json"
-        while not begun.exists() and process.poll() is None:
-            time.sleep(0.005)
-        time.sleep(random.uniform(0.3, 3.0))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run([*command, "broken"], cwd=tmp_path, env=ENVIRONMENT, check=True, capture_output=True, timeout=200)
-    hashes = [
-        json.loads((tmp_path / run / "d2po/manifest.json").read_text())["content"]["sha256"]
-        for run in ("whole", "broken")
-    ]
-    assert hashes[0] == hashes[1]
-
-
-@pytest.mark.slow
-def test_two_processes_end_where_one_does(saved_policy, tmp_path):
-    slowly = {"learning_rate": 1e-3, "discriminator": {**DISCRIMINATOR, "learning_rate": 1e-3}}
-    file = recipe(tmp_path / "tiny.yaml", saved_policy("llama"), token_budget=256, **slowly)
-    command = ["-m", "sawyer", "run", str(file), "--out"]
-    one = [sys.executable, *command, "one"]
-    subprocess.run(one, cwd=tmp_path, env=ENVIRONMENT, check=True, capture_output=True, timeout=200)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
-    two = subprocess.run(
-        [*launch, *command, "two"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
-        check=False,
-    )  # fmt: skip
-    if "address already in use" in two.stderr.lower():
-        pytest.skip("the port for the two processes was taken")
-    assert two.returncode == 0, two.stderr[-3000:]
-    for name in ("model.safetensors", "discriminator/model.safetensors"):
-        a, b = (load_file(tmp_path / run / "d2po" / name) for run in ("one", "two"))
-        for key in a:
-            torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-4)
-    bought = [lines(tmp_path / run / "d2po/ledger.jsonl") for run in ("one", "two")]
-    assert [row["completions"] for row in bought[0]] == [row["completions"] for row in bought[1]]
-
-
-# --- mistakes ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("base", "settings", "message"),
-    [
-        (SMALL, {"budget": 2}, "`budget` is 2, fewer gold labels than one cycle buys"),
-        (OAIF, {"budget": 3}, "`budget` is 3, fewer gold labels than one cycle buys"),
-        (SMALL, {"n": 1}, "greater than or equal to 2"),
-        (SMALL, {"labels": 9}, "has 8 pairs and cannot buy labels for 9"),
-        (SMALL, {"first_labels": 10}, "more than the `budget` of 9"),
-        (SMALL, {"first_labels": 0}, "a fresh head knows nothing"),
-        (SMALL, {"gold": None}, "labels have to come from somewhere"),
-        (SMALL, {"gold_model": "reward"}, "not more than one of them"),
-        (SMALL, {"gold_words": ["a"]}, "`gold: bag_of_words` needs `gold_words`"),
-        (SMALL, {"epochs": 2}, "`epochs` has no place here"),
-        (SMALL, {"validate_every": 2}, "name a part with `validation`"),
-        (SMALL, {"loss": "dno"}, "the loss dno needs pairs, reference, scores"),
-        (SMALL, {"loss": "kto"}, "the loss kto needs labelled"),
-        (FROZEN, {"labels": 2}, "`method: frozen` has no use for `labels`"),
-        (FROZEN, {"discriminator": {"epochs": 2}}, "leave out its `epochs`"),
-        (OAIF, {"discriminator": {"epochs": 2}}, "`method: oaif` has no use for `discriminator`"),
-        (OAIF, {"selection": "confidence"}, "`method: oaif` has no use for `selection`"),
-    ],
-)
-def test_settings_that_do_not_fit(base, settings, message):
-    with pytest.raises(ValidationError, match=message):
-        d2po.Settings(**{**base, **settings})
-
-
-@pytest.mark.parametrize("base", [SMALL, FROZEN, OAIF], ids=["d2po", "frozen", "oaif"])
-def test_settings_written_out_are_the_same_settings(base):
-    settings = d2po.Settings(**base)
-    assert d2po.Settings(**settings.model_dump(mode="json")) == settings
-
-
-def test_answers_that_are_all_equal_are_one_sentence(run):
-    with pytest.raises(SawyerError, match="all completions of every prompt are equal"):
-        run(sampling={"max_tokens": 4, "temperature": 0})
-
-
-def test_gold_that_prefers_nothing_is_one_sentence(run, monkeypatch):
-    monkeypatch.setattr(TextRule, "score", lambda self, prompts, texts: [[1.0] * len(own) for own in texts])
-    with pytest.raises(SawyerError, match="the gold reward is the same for both answers of all 3 pairs"):
-        run()
-
-
-def test_later_answers_that_are_all_equal_change_nothing(run, monkeypatch):
-    generate = _d2po.Rounds.generate
-
-    def alike(self, prompts, n, stream):
-        answers = generate(self, prompts, n, stream)
-        return answers if stream >= _d2po.FIRST else [[own[0]] * n for own in answers]
-
-    monkeypatch.setattr(_d2po.Rounds, "generate", alike)
-    stage, updates, _ = run()
-    assert updates == []
-    assert [row["pairs"] for row in logged(stage)[1:]] == [0.0] * 4
-
-
-def test_a_discriminator_with_another_tokenizer_is_refused(run, context, saved_policy):
-    other = saved_policy("llama", 4)
-    file = Path(other) / "tokenizer.json"
-    tokenizer = json.loads(file.read_text())
-    vocabulary = tokenizer["model"]["vocab"]
-    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
-    file.write_text(json.dumps(tokenizer))
-    with pytest.raises(SawyerError, match="has another tokenizer than the policy"):
-        run(context(ASKED, other=other), discriminator={"model": "other"})
-
-
-def test_a_discriminator_that_is_an_encoder_is_refused(run, context, saved_encoder):
-    with pytest.raises(SawyerError, match="is another kind of model"):
-        run(context(ASKED, other=saved_encoder()), discriminator={"model": "other"})
-
-
-def test_a_language_model_as_discriminator_needs_first_labels(run, context, saved_policy):
-    with pytest.raises(SawyerError, match="give it `first_labels` above 0"):
-        run(context(ASKED, other=saved_policy("llama", 4)), first_labels=0, discriminator={"model": "other"})
-
-
-# --- judged by it -----------------------------------------------------------------------------------------------------
-
-
 def test_policies_are_evaluated_by_a_rule(context):
     stage = context(ASKED)
     settings = {"policies": ["base", "sft"], "data": "prompts", "n": 2, "sampling": {"max_tokens": 12}}
     evaluate.run(evaluate.Settings(**settings, gold="bag_of_words", gold_words=["a", "e"]), stage)
-    rows = lines(stage.folder / "completions.jsonl")
+    rows = read_lines(stage.folder / "completions.jsonl")
     for row in rows:
         found = {word.lower() for word in row["text"].replace("'", " ").split()}
         assert row["gold"] >= len(found & {"a", "e"})

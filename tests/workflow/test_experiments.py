@@ -43,8 +43,86 @@ def test_all_rungs_of_the_ladder_pay_for_as_many_gold_labels():
     assert rungs[2].pairs.length_penalty > 0
 
 
+def answers(own, stages):
+    """Answers that a stage's training is made of, and those by which its result is chosen."""
+    if hasattr(own, "iterations"):
+        return own.iterations * own.prompts * own.n, own.iterations * own.validation_prompts
+    if hasattr(own, "estimator"):
+        validations = 1 + -(-own.steps // own.validate_every)  # at the start, on the way and at the end
+        return own.steps * own.batch_size * own.n, validations * own.validation_prompts
+    source = stages[stages[own.data].data]  # labelled answers
+    return stages[source.data].parts["train"].n * source.n, 0
+
+
+def test_ppo_and_dpo_are_compared_on_the_same_labels_and_as_many_answers():
+    stages = settings_of("rl-comparison")
+    compared = {name: stages[name] for name in ("dpo", "offline", "iterate", "ppo")}
+    assert {name: answers(own, stages) for name, own in compared.items()} == {
+        "dpo": (512, 0), "offline": (512, 60), "iterate": (512, 60), "ppo": (512, 60),
+    }  # fmt: skip
+    said = find_recipe("rl-comparison").read_text()
+    for line in (
+        "512 of `sft`: 128 prompts x 4",
+        "(1 x 60)",
+        "(4 x 32 prompts x 4)",
+        "(4 x 15)",
+        "(16 x 8 prompts x 4)",
+    ):
+        assert line in said
+    assert compared["dpo"].data == stages["reward"].data == "labels"
+    assert {own.reward for name, own in compared.items() if name != "dpo"} == {"reward"}
+    assert {own.model for own in compared.values()} == {"sft"}
+    prompts = stages["prompts"].parts["train"].n
+    for own in (compared["ppo"], compared["iterate"], compared["offline"]):
+        assert prompts == (own.steps * own.batch_size if hasattr(own, "estimator") else own.iterations * own.prompts)
+        assert own.sampling.max_tokens == stages["answers"].sampling.max_tokens == 48
+    assert len({own.learning_rate for own in compared.values()}) == 1
+    assert stages["evaluate"].policies[0] == "sft"
+    assert set(stages["evaluate"].policies[1:]) == set(compared)
+
+
+def test_each_cause_of_the_collapse_is_put_back_alone():
+    stages = settings_of("collapse")
+    told = {name: own.model_dump(mode="json") for name, own in stages.items() if hasattr(own, "estimator")}
+    base = told["unwatched"]
+    changed = {name: {key for key in own if own[key] != base[key]} for name, own in told.items()}
+    assert changed == {
+        "unwatched": set(),
+        "fixed": {"collapse", "keep"},
+        "whitening": {"batch_size", "n", "mini_batches", "whiten"},
+        "top_k": {"sampling"},
+        "scale": {"max_grad_norm", "shaping"},
+        "kl": {"kl"},
+        "endless": {"shaping"},
+        "values": {"value"},
+        "notebook": {"steps", "batch_size", "n", "mini_batches", "whiten", "sampling", "max_grad_norm", "shaping", "kl",
+                     "value", "validate_every"},
+    }  # fmt: skip
+    assert {answers(own, stages)[0] for name, own in stages.items() if name in told} == {192}
+    assert stages["evaluate"].policies == ["sft", *told]
+    notebook = settings_of("sawyer-notebook")["ppo"]
+    for name in ("batch_size", "n", "mini_batches", "whiten", "max_grad_norm", "shaping", "kl", "keep", "collapse"):
+        assert getattr(stages["notebook"], name) == getattr(notebook, name), name
+    fixed = settings_of("sawyer-fixed")["ppo"]
+    for name in ("n", "mini_batches", "max_grad_norm", "shaping", "kl", "keep"):
+        assert getattr(stages["fixed"], name) == getattr(fixed, name), name
+    assert stages["fixed"].whitened is True
+
+
+def test_llama_3s_steps_follow_each_other():
+    stages = settings_of("llama3")
+    order = ["sft", "rejection", "dpo", "ppo"]
+    assert stages["evaluate"].policies == order
+    assert [stages[later].model for later in order[1:]] == order[:-1]
+    assert (stages["rejection"].learn, stages["rejection"].n) == ("best", 8)
+    assert stages["later_labels"].data == "later_answers"
+    assert (stages["later_answers"].model, stages["dpo"].data) == ("rejection", "later_labels")
+    assert (stages["dpo"].loss, stages["dpo"].options) == ("rpo", {"beta": 0.1, "nll_weight": 0.2})
+    assert stages["dpo"].learning_rate == 1e-5
+
+
 def test_what_is_judged_is_trained_on_nowhere():
-    for name in ("ladder", "losses", "over-optimisation"):
+    for name in ("ladder", "losses", "over-optimisation", "rl-comparison", "collapse", "llama3"):
         stages = settings_of(name)
         evaluate = stages["evaluate"]
         assert (evaluate.data, evaluate.part, evaluate.gold) == ("prompts", "test", "verifiable")

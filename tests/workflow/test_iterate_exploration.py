@@ -14,25 +14,11 @@ from sawyer.feedback.pairwise import PairwiseModel
 from sawyer.feedback.protocol import sigmoid
 from sawyer.methods.exploration import ExploreSettings, Variant, shares, snapshot_steps, variants
 from sawyer.models.load import load_policy
-from sawyer.pipeline.context import Artifact, Context
+from sawyer.pipeline.context import Artifact
 from sawyer.pipeline.stages import _iterate, iterate
 from sawyer.train.preference import SCORE
+from tests.lives import Killed, MortalContext, same
 from tests.workflow.test_iterate_options import ASKED, SMALL, learned
-
-
-class Killed(BaseException):
-    """Stands for kill -9."""
-
-
-class Mortal(Context):
-    dies_at: int | None = None
-    lines = 0
-
-    def log(self, **figures):
-        super().log(**figures)
-        self.lines += 1
-        if self.lines == self.dies_at:
-            raise Killed
 
 
 @pytest.fixture
@@ -47,7 +33,7 @@ def life(tmp_path, saved_policy, reward):
             (here / name).mkdir(parents=True, exist_ok=True)
         write_records(here / "data" / "test.jsonl", [Prompt((user(text),)) for text in asked])
         write_records(here / "data" / "pairs.jsonl", teacher)
-        context = Mortal(
+        context = MortalContext(
             "stage", here / "out", here / "scratch", seed=5, precision=precision,
             artifacts={
                 "prompts": Artifact(here / "data", {"name": "prompts", "figures": {}}),
@@ -130,8 +116,7 @@ def test_killed_anywhere_and_continued_ends_in_the_same_bits(settings, precision
             life(place, dies_at, precision=precision, **settings)
         broken, figures = life(place, precision=precision, **settings)
         assert figures == expected
-        for name, value in load_file(whole.folder / "model.safetensors").items():
-            assert torch.equal(load_file(broken.folder / "model.safetensors")[name], value), name
+        same(*(load_file(one.folder / "model.safetensors") for one in (broken, whole)))
 
 
 def test_who_answers_in_which_iteration():

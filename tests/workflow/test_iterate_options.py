@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from sawyer.data.files import read_records, write_records
 from sawyer.data.records import Comparison, user
+from sawyer.models.load import load_policy
 from sawyer.pipeline.stages import _iterate, iterate
 from sawyer.train.preference import REFERENCE, SCORE
 
@@ -109,10 +110,40 @@ def test_offline_pairs_are_trained_on_too_the_next_ones_each_time(run):
     assert all(tree.values[SCORE] == [1.0, 0.0] for tree in first[counts[0] :])
 
 
+def exact_kl(policy, reference, rows):
+    """The mean over all positions of the completions, one after the other."""
+    values = []
+    for prompt, completions in rows:
+        for completion in completions:
+            ids = torch.tensor([[*prompt, *completion]])
+            with torch.no_grad():
+                p, q = (model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1) for model in (policy, reference))
+            values += (p.exp() * (p - q)).sum(-1).tolist()
+    return sum(values) / len(values)
+
+
+def test_the_kl_is_from_the_first_policy_in_every_iteration_and_at_the_same_positions(run):
+    stage, ((first, _), _), figures = run(kl_every=1, reference="moving")
+    rows = json.loads((stage.scratch / "kl-trees.json").read_text())
+    assert len(rows) == SMALL["batch_size"]
+    asked = [(list(tree.prompt), [list(ids) for ids in tree.completions]) for tree in first]
+    assert all((prompt, completions) in asked for prompt, completions in rows)
+    base = load_policy(stage.models["base"])
+    for t in (1, 2):
+        policy = load_policy(stage.models["base"])
+        policy.load_state_dict(learned(stage, t), strict=False)
+        policy.tie_weights()
+        assert figures["iterations"][t - 1]["kl"] == pytest.approx(exact_kl(policy, base, rows), rel=1e-3)
+    lines = [json.loads(line) for line in (stage.folder / "metrics.jsonl").read_text().splitlines()]
+    assert all("kl" in line for line in lines if "loss" in line)
+    assert figures["iterations"][0]["kl"] > 1e-3
+
+
 def test_another_loss_and_several(run):
-    _, _, figures = run(iterations=1, loss="simpo", options={"gamma": 0.5})
+    stage, _, figures = run(iterations=1, loss="simpo", options={"gamma": 0.5}, kl_every=0)
+    assert not {"kl", "displacement"} & figures["iterations"][0].keys()
+    assert not (stage.scratch / "kl-trees.json").exists()
     assert figures["iterations"][0]["accuracy"] >= 0
-    assert "displacement" not in figures["iterations"][0]
 
 
 def test_losses_without_a_reference_compute_none(run, monkeypatch):

@@ -18,14 +18,12 @@ from sawyer.feedback.pairwise import PairwiseModel
 from sawyer.feedback.protocol import prefer
 from sawyer.feedback.rules import VerifiableReward
 from sawyer.pipeline.context import Artifact
-from sawyer.pipeline.processes import Processes
 from sawyer.pipeline.stages import _online, online
-from sawyer.pipeline.stages._ahead import Ahead
 from sawyer.pipeline.stages._common import reward_model_of
 from sawyer.rollout.protocol import Completion
-from sawyer.train import loop
 from sawyer.train.preference import OPTIMISM, REFERENCE, SCORE
 from sawyer.trees.score import score_trees
+from tests.lives import dying, places, same
 
 ASKED = [f"What is a {thing}?" for thing in ("river", "town", "bridge", "light", "word", "day")]
 SMALL = {
@@ -35,22 +33,14 @@ SMALL = {
 
 
 @pytest.fixture
-def run(context, reward, monkeypatch):
+def run(context, reward, updates):
     """`run(**settings)`: the stage, the trees of each update, and the figures."""
-    seen = []
-
-    def forward_backward(model, batch, *rest):
-        seen.append(list(batch))
-        return original(model, batch, *rest)
-
-    original = loop.forward_backward
-    monkeypatch.setattr(loop, "forward_backward", forward_backward)
 
     def call(stage=None, **settings):
         stage = stage or context(ASKED, reward=reward)
-        seen.clear()
+        updates.clear()
         figures = online.run(online.Settings(**{**SMALL, **settings}), stage)
-        return stage, list(seen), figures
+        return stage, list(updates), figures
 
     return call
 
@@ -89,30 +79,12 @@ def test_the_engine_has_the_weights_of_the_update_before(run, monkeypatch):
 
 def test_a_killed_training_goes_on_to_the_same_weights(run, tmp_path, monkeypatch):
     stage, _, _ = run(checkpoint_every=1)
-    whole = load_file(stage.folder / "model.safetensors")
-
-    class Killed(Exception):
-        pass
-
-    step = _online.Steps.step
-
-    def dies(self, number):
-        if number == 2:
-            raise Killed
-        return step(self, number)
-
-    places = {name: tmp_path / f"second-{name}" for name in ("folder", "scratch")}
-    for place in places.values():
-        place.mkdir()
-    with monkeypatch.context() as patch:
-        patch.setattr(_online.Steps, "step", dies)
-        with pytest.raises(Killed):
-            run(replace(stage, **places), checkpoint_every=1)
-    second = replace(stage, **places)
+    second = replace(stage, **places(tmp_path, "second"))
+    with dying(monkeypatch, _online.Steps, "step", lambda _, step: step == 2):
+        run(replace(second), checkpoint_every=1)
     _, updates, _ = run(second, checkpoint_every=1)
     assert len(updates) == 1
-    again = load_file(second.folder / "model.safetensors")
-    assert all(torch.equal(whole[name], value) for name, value in again.items())
+    same(*(load_file(one.folder / "model.safetensors") for one in (second, stage)))
     assert [row.get("loss") for row in logged(second)] == [row.get("loss") for row in logged(stage)]
 
 
@@ -269,95 +241,6 @@ def test_nash_md_sets_the_policy_against_the_mixture(run, monkeypatch):
     prompts = [Prompt((user(text),)) for text in ASKED[:3]]
     against = [(a.text, b.text) for (a,), (b,) in zip(own, theirs, strict=True)]
     assert [tree.values[SCORE][0] for tree in trees] == pytest.approx(prefer(model, prompts, against), abs=1e-4)
-
-
-def test_with_overlap_the_answers_are_of_the_weights_before(run, monkeypatch, tmp_path):
-    """Against a slow reference, one thing after another, whose engine is given the weights of one update before."""
-    stage, updates, _ = run(overlap=True, steps=4, validation="test", validate_every=2, validation_prompts=2)
-    held = []
-
-    def late(self):
-        held.append({name: weight.clone() for name, weight in self.trainable.merged().items()})
-        self.engine.load(held[-2] if len(held) > 1 else held[0])
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_online.Steps, "refresh", late)
-        slow, slowly, _ = run(replace(stage, **_places(tmp_path, "slow")), steps=4)
-    assert [[tree.completions for tree in own] for own in updates] == [
-        [tree.completions for tree in own] for own in slowly
-    ]
-    fast, wanted = (load_file(one.folder / "model.safetensors") for one in (stage, slow))
-    assert all(torch.equal(fast[name], value) for name, value in wanted.items())
-    _, sequential, _ = run(replace(stage, **_places(tmp_path, "plain")), steps=4)
-    assert sequential[:1] == slowly[:1]
-    assert sequential[1:] != slowly[1:]  # the delay is seen
-
-
-def _places(tmp_path, name):
-    places = {part: tmp_path / f"{name}-{part}" for part in ("folder", "scratch")}
-    for place in places.values():
-        place.mkdir()
-    return places
-
-
-@pytest.mark.parametrize("dies_in", [1, 2, 3])
-@pytest.mark.parametrize("every", [1, 2])
-def test_an_overlapped_training_goes_on_to_the_same_weights(dies_in, every, run, tmp_path, monkeypatch):
-    settings = {"overlap": True, "steps": 5, "checkpoint_every": every, "nash": {}}
-    stage, _, _ = run(**settings)
-    whole = load_file(stage.folder / "model.safetensors")
-
-    class Killed(Exception):
-        pass
-
-    update = loop.MasterWeights.update
-    done = []
-
-    def dies(self, *arguments):
-        done.append(1)
-        if len(done) > dies_in:
-            raise Killed
-        return update(self, *arguments)
-
-    places = _places(tmp_path, "second")
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.MasterWeights, "update", dies)
-        with pytest.raises(Killed):
-            run(replace(stage, **places), **settings)
-    second = replace(stage, **places)
-    _, updates, _ = run(second, **settings)
-    assert len(updates) == 5 - dies_in // every * every
-    again = load_file(second.folder / "model.safetensors")
-    assert all(torch.equal(whole[name], value) for name, value in again.items())
-
-
-def test_a_kill_between_answers_and_checkpoint_loses_neither(tmp_path):
-    def drawn(step):
-        return [[[Completion((step,), (0.5,), str(step), True)]]]
-
-    ahead = Ahead(drawn, tmp_path, Processes())
-    for step in range(3):
-        ahead.take(step)
-        ahead.start(step + 1)
-        ahead.state()
-        kept = sorted(int(file.stem) for file in (tmp_path / "ahead").iterdir())
-        assert kept == ([1] if step == 0 else [step, step + 1])
-    ahead.close()
-    late = Ahead(lambda step: pytest.fail("nothing is drawn again"), tmp_path, Processes())
-    assert late.take(2) == drawn(2)
-
-
-def test_only_the_main_process_draws(tmp_path):
-    class Other:
-        is_main = False
-
-        def on_main(self, function):
-            return "what the main process sends"
-
-    ahead = Ahead(lambda step: pytest.fail("another process draws nothing"), tmp_path, Other())
-    ahead.start(1)
-    assert ahead.take(1) == "what the main process sends"
-    ahead.close()
 
 
 def test_the_reference_stays_the_first_policy(run, monkeypatch):

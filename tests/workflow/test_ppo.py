@@ -23,6 +23,7 @@ from sawyer.pipeline.stages import _ppo, ppo
 from sawyer.train import ppo as loop
 from sawyer.trees.actor import read_tokens
 from sawyer.trees.model import TreePolicy
+from tests.lives import dying, places, read_lines, same
 
 ASKED = [f"What is a {thing}?" for thing in ("river", "town", "bridge", "light", "word", "day")]
 SMALL = {
@@ -97,7 +98,8 @@ CONTINUED = {
     "gae": {"estimator": "gae", "epochs": 2, "mini_batches": 2, "shaping": {"normalise": "running", "clip": 1.0}},
     "lora": {"estimator": "rloo", "lora": {"r": 4}, "kl": {"schedule": "adaptive", "target": 0.5}},
     "own": {"estimator": "gae", "value": {"model": "own"}, "value_from": "reward"},
-    "adapters": {"estimator": "gae", "lora": {"r": 2}, "value": {"model": "own"}},
+    "own-lora": {"estimator": "gae", "lora": {"r": 2}, "value": {"model": "own"}},
+    "adapters": {"estimator": "gae", "lora": {"r": 2}, "value": {"model": "adapters", "warmup": 1}},
     "group": {"estimator": "grpo", "rewards": [{"model": "reward", "normalise": "running"}], "reward": None},
 }
 
@@ -106,37 +108,16 @@ CONTINUED = {
 def test_a_killed_training_goes_on_to_the_same_weights(kind, run, tmp_path, monkeypatch):
     given = {**CONTINUED[kind], "steps": 4, "checkpoint_every": 1}
     stage, _ = run(**given)
-    whole = load_file(stage.folder / "model.safetensors")
-
-    class Killed(Exception):
-        pass
-
-    roll_out = _ppo.Reinforcement.roll_out
-
-    def dies(self, step):
-        if step == 2:
-            raise Killed
-        return roll_out(self, step)
-
-    places = {name: tmp_path / f"second-{name}" for name in ("folder", "scratch")}
-    for place in places.values():
-        place.mkdir()
-    with monkeypatch.context() as patch:
-        patch.setattr(_ppo.Reinforcement, "roll_out", dies)
-        with pytest.raises(Killed):
-            run(replace(stage, **places), **given)
-    second, _ = run(replace(stage, **places), **given)
-    again = load_file(second.folder / "model.safetensors")
-    assert all(torch.equal(whole[name], value) for name, value in again.items())
-    for key in ("reward", "validation_reward"):
-        lines = [
-            [{k: v for k, v in r.items() if k != "tokens_per_second"} for r in logged(s, key)] for s in (stage, second)
-        ]
-        assert lines[0] == lines[1]
+    second = replace(stage, **places(tmp_path, "second"))
+    with dying(monkeypatch, _ppo.Reinforcement, "roll_out", lambda _, step: step == 2):
+        run(replace(second), **given)
+    run(second, **given)
+    same(load_file(second.folder / "model.safetensors"), load_file(stage.folder / "model.safetensors"))
+    assert read_lines(second.folder / "metrics.jsonl") == read_lines(stage.folder / "metrics.jsonl")
     assert (stage.folder / "samples.jsonl").read_text() == (second.folder / "samples.jsonl").read_text()
 
 
-@pytest.mark.parametrize("more", [{}, {"lora": {"r": 2}}, {"value": {"model": "own"}, "lora": {"r": 2}}], ids=str)
+@pytest.mark.parametrize("more", [{}, {"value": {"model": "adapters"}, "lora": {"r": 2}}], ids=str)
 def test_in_bfloat16(more, run, context, reward):
     stage, figures = run(replace(context(ASKED, reward=reward), precision="bf16"), **more)
     rows = logged(stage)
@@ -189,9 +170,10 @@ def test_the_reference_is_the_starting_policy(run):
 def test_adapters_need_no_second_copy_of_the_trunk(run, monkeypatch):
     loads = []
     monkeypatch.setattr(_ppo, "load_policy", lambda *a, **k: loads.append(a) or load_policy(*a, **k))
-    stage, _ = run(lora={"r": 4}, steps=2)
+    stage, _ = run(lora={"r": 4}, steps=2, value={"model": "adapters"})
     assert loads == []
-    assert (stage.folder / "adapter").is_dir()
+    kept = load_file(stage.folder / "adapter" / "adapter_model.safetensors")
+    assert not any("critic" in name for name in kept)  # the policy's alone
     run(replace(stage), steps=1)
     assert len(loads) == 1
 
@@ -260,6 +242,12 @@ def test_a_value_model_that_does_not_fit_is_one_sentence(context, reward, saved_
     own = {"value": {"model": "own"}, "value_from": "other"}
     with pytest.raises(SawyerError, match="has 2 outputs and 1 were asked for"):
         trial(context(ASKED, reward=reward, other=str(tmp_path / "two")), **own)
+
+
+def test_a_value_model_that_is_an_encoder_is_one_sentence(context, reward, saved_encoder):
+    stage = context(ASKED, reward=reward, other=saved_encoder())
+    with pytest.raises(SawyerError, match="an encoder: it has to read the policy's tokens one by one"):
+        trial(stage, value={"model": "own"}, value_from="other")
 
 
 def test_a_value_model_that_reads_other_tokens_is_one_sentence(context, reward, tmp_path):

@@ -67,15 +67,19 @@ def test_the_numbers_are_those_of_paper_and_notebooks():
     assert (paper.kl.coefficient, paper.kl.schedule) == (0.02, "fixed")
     assert (notebook.kl.coefficient, notebook.kl.schedule, notebook.kl.target) == (0.2, "adaptive", 6)
     assert notebook.kl.rate == notebook.batch_size * notebook.n / 10_000
-    assert notebook.steps == 2 * 3639 * 4
+    assert notebook.steps == 2 * 3639
+    assert (notebook.mini_batches, notebook.n, notebook.whiten) == (notebook.batch_size, 1, "mini_batch")
+    assert (paper.batch_size, paper.n, paper.mini_batches, paper.epochs) == (4, 1, 1, 1)
+    assert (paper.sampling.top_p, notebook.sampling.top_p) == (0.95, 1)
     for theirs in (paper, notebook):
         assert theirs.learning_rate == theirs.value.learning_rate == 1.4e-6
         assert theirs.sampling.top_k == 50
-        assert theirs.collapse.action == "warn"
+        assert (theirs.collapse.action, theirs.keep) == ("warn", "last")
+        assert (theirs.gamma, theirs.gae_lambda, theirs.clip, theirs.value.coefficient) == (1, 0.95, 0.2, 0.1)
     assert fixed.sampling.top_k == 0
     assert fixed.kl.ceiling is not None
     assert fixed.batch_size * fixed.n >= 64
-    assert fixed.collapse.action == "rollback"
+    assert (fixed.collapse.action, fixed.keep, fixed.whitened) == ("rollback", "best", True)
 
 
 SMALL = {
@@ -89,6 +93,7 @@ SMALL = {
     "stages.reward.max_dropped": 0.9,
     "stages.ppo.steps": 2,
     "stages.ppo.batch_size": 2,
+    "stages.ppo.mini_batches": 2,
     "stages.ppo.validation_prompts": 2,
     "stages.ppo.sampling.max_tokens": 8,
     "stages.ppo.learning_rate": 0.001,

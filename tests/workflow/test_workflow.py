@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+
+from tests.lives import in_two_processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -175,18 +176,7 @@ def test_two_processes_end_where_one_does(tiny_recipe, tmp_path):
     file = tiny_recipe(sft={"token_budget": 256}, reward={"token_budget": 256}, iterate={"token_budget": 256})
     one = sawyer("run", file, "--out", "one", cwd=tmp_path)
     assert one.returncode == 0, one.stderr
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    two = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port),
-         "-m", "sawyer", "run", str(file), "--out", "two"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    if "address already in use" in two.stderr.lower():
-        pytest.skip("the port for the two processes was taken")
-    assert two.returncode == 0, two.stderr[-3000:]
+    in_two_processes(["-m", "sawyer", "run", str(file), "--out", "two"], tmp_path)
     for stage in ("sft", "reward", "iterate"):
         a, b = (load_file(tmp_path / run / stage / "model.safetensors") for run in ("one", "two"))
         for name in a:

@@ -46,6 +46,21 @@ class Ahead(Companion):
         if self.processes.is_main:
             self._drawing = self._thread.submit(self.draw, step)
 
+    @property
+    def begun(self) -> bool:
+        """Whether this process draws, or has drawn, what `take` will give."""
+        return self._drawing is not None
+
+    def wait(self) -> None:
+        """Until the engine is free for other weights. What was drawn stays for `take`."""
+        if self._drawing is not None:
+            self._drawing.result()
+
+    def drop(self) -> None:
+        """Forget what was begun: it is of weights that the policy has gone back from."""
+        self.wait()
+        self._drawing = self._step = None
+
     def take(self, step: int) -> Drawn:
         """The answers of an update: those that were begun, those that a checkpoint kept, or, of the first update of a
         training, new ones."""

@@ -31,6 +31,7 @@ from sawyer.numerics import release
 from sawyer.pipeline.files import read_json, write_json
 from sawyer.pipeline.stage import Context
 from sawyer.pipeline.stages._common import mean, read_part
+from sawyer.pipeline.stages._divergence import from_first
 from sawyer.pipeline.stages._feedback import feedback_of
 from sawyer.pipeline.stages._live import LivePolicy
 from sawyer.rollout import kv_cache
@@ -150,7 +151,8 @@ class Iterations(LivePolicy):
             policy, trees, self.objective(), self.settings,
             precision=self.context.precision, seed=self.context.seed + t, journal=self.context,
             title=f"iteration {t + 1} of {self.settings.iterations}", scratch=folder,
-            accelerator=self.context.accelerator, companions=self.snapshots(folder, len(trees)),
+            accelerator=self.context.accelerator,
+            companions=[*self.snapshots(folder, len(trees)), *from_first(self.context, self.settings, trees)],
         )  # fmt: skip
         trained.weights.install()
         if self.context.is_main:

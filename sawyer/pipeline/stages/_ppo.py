@@ -1,5 +1,5 @@
 """The work of stage `ppo`: the models, and what the policy is trained in. Rollouts are not kept: a continuation draws
-them again, since they depend on the weights, the seed and the prompts alone."""
+them again, since they depend on the weights, the seed and the prompts alone. (With `overlap` see `_ahead`.)"""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from sawyer.models.load import load_policy, load_sequence_classifier, model_kind
 from sawyer.models.precision import cast
 from sawyer.pipeline.files import read_json, write_json
 from sawyer.pipeline.stage import Context
+from sawyer.pipeline.stages._ahead import Ahead, Drawn
 from sawyer.pipeline.stages._common import chat_of, mean, reward_model_of, save_trained
 from sawyer.pipeline.stages._gold import gold_of
 from sawyer.pipeline.stages._live import LivePolicy
@@ -48,18 +49,22 @@ class Reinforcement(LivePolicy):
         self.gold = gold_of(context, settings, settings.token_budget)
         self.feedback, parts = self.rewards()
         self.shaper = Shaper(settings.shaping, parts)
-        self.actor = ActorCritic(self.trainable.model, self.critic()).to(self.device)
+        self.actor = ActorCritic(self.trainable.model, self.critic(), seed=context.seed + 1).to(self.device)
         self.frozen = self.frozen_reference()
+        self.ahead = Ahead(self.draw, context.scratch, context.processes)
         self.endless = False
 
     def run(self) -> dict[str, Any]:
         """All steps; the best policy becomes the artifact."""
         settings, context = self.settings, self.context
-        trained = ppo.train(
-            self.actor, self.reference, self, settings, max_tokens=settings.sampling.max_tokens,
-            precision=context.precision, seed=context.seed, journal=context, title=context.name,
-            scratch=context.scratch, accelerator=context.accelerator,
-        )  # fmt: skip
+        try:
+            trained = ppo.train(
+                self.actor, self.reference, self, settings, max_tokens=settings.sampling.max_tokens,
+                precision=context.precision, seed=context.seed, journal=context, title=context.name,
+                scratch=context.scratch, accelerator=context.accelerator, companions=[self.ahead],
+            )  # fmt: skip
+        finally:
+            self.ahead.close()
         save_trained(context, self.trainable, trained.weights, self.chat)
         if context.is_main and settings.samples:
             self.write_samples()
@@ -82,15 +87,15 @@ class Reinforcement(LivePolicy):
         return [once[part.model] for part in settings.rewards], parts
 
     def critic(self) -> TreeCritic | str | None:
-        """What says how good a state is.
+        """What says how good a state is: a model, adapters beside the policy's, or a head alone.
 
         Raises:
             SawyerError: the reward model that it is to start from has no single output, reads other tokens than the
                 policy, or is an encoder.
         """
         settings = self.settings
-        if not settings.estimated.values or settings.value.model == "shared":
-            return "shared" if settings.estimated.values else None
+        if not settings.estimated.values or settings.value.model != "own":
+            return settings.value.model if settings.estimated.values else None
         if settings.value_from is None:
             trainable = Trainable(self._fresh_critic, settings.lora, task="SEQ_CLS", seed=self.context.seed)
             return TreeCritic(trainable.model).to(self.device)
@@ -142,8 +147,7 @@ class Reinforcement(LivePolicy):
         return logp_N
 
     def roll_out(self, step: int) -> ppo.Rollout:
-        prompts = prompts_of_iteration(self.prompts, self.settings.batch_size, step)
-        answers = self.answers(prompts, self.settings.n, step)
+        prompts, answers = self.due(step), self.drawn(step)
         if not any(completion.finished for own in answers for completion in own) and not self.endless:
             self.endless = True
             self.context.say(
@@ -169,16 +173,39 @@ class Reinforcement(LivePolicy):
             write_json(folder / f"{step:08d}.json", rows[: self.settings.samples])
         return rollout
 
+    def due(self, step: int) -> list[Prompt]:
+        """The prompts of a step."""
+        return prompts_of_iteration(self.prompts, self.settings.batch_size, step)
+
+    def drawn(self, step: int) -> list[list[Completion]]:
+        """The answers of a step, by the policy as it is, or, with `overlap`, as it was one step before."""
+        if not self.settings.overlap:
+            return self.answers(self.due(step), self.settings.n, step)
+        if not self.ahead.begun:  # nothing is there at first, and after going back
+            self.refresh()
+        (answers,) = self.ahead.take(step)
+        if step + 1 < self.settings.steps:
+            self.refresh()
+            self.ahead.start(step + 1)
+        return answers
+
+    def draw(self, step: int) -> Drawn:
+        """The answers of a step by the weights that the engine has, in the process that generates."""
+        return [self.generate(self.due(step), self.settings.n, step)]
+
     def answers(self, prompts: list[Prompt], n: int, stream: int) -> list[list[Completion]]:
         """`n` completions of each prompt by the policy as it is; with several processes the main one generates."""
+        self.ahead.wait()
         self.refresh()
+        return self.context.processes.on_main(lambda: self.generate(prompts, n, stream))
 
-        def once() -> list[list[Completion]]:
-            assert self.engine is not None
-            seed = self.context.seed * 1_000_003 + stream
-            return self.engine.generate(prompts, self.settings.sampling, n, seed=seed)
+    def generate(self, prompts: list[Prompt], n: int, stream: int) -> list[list[Completion]]:
+        """`n` completions of each prompt by the weights that the engine has."""
+        assert self.engine is not None
+        return self.engine.generate(prompts, self.settings.sampling, n, seed=self.context.seed * 1_000_003 + stream)
 
-        return self.context.processes.on_main(once)
+    def went_back(self) -> None:
+        self.ahead.drop()
 
     def judged(
         self, prompts: list[Prompt], answers: list[list[Completion]], held_out: bool
@@ -209,7 +236,8 @@ class Reinforcement(LivePolicy):
         ]
         drawn_N = torch.tensor([logp for completion in flat for logp in completion.logps], dtype=torch.float32)
         reward_C = torch.tensor(rewards, dtype=torch.float32)
-        return ppo.Rollout(trees, reward_C, drawn_N, is_own_distribution(self.settings.sampling), figures), scores[0]
+        own = is_own_distribution(self.settings.sampling) and (held_out or not self.settings.overlap)
+        return ppo.Rollout(trees, reward_C, drawn_N, own, figures), scores[0]
 
     def state(self) -> dict[str, Any]:
         return {"shaper": self.shaper.state(), "endless": self.endless}

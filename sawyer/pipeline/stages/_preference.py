@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sawyer.data.chat import ChatFormat
     from sawyer.models.adapters import Trainable
     from sawyer.train.checkpoints import Companion
-    from sawyer.train.divergence import Divergence
     from sawyer.train.loop import Objective, Source, Trained
     from sawyer.train.preference import Weighted
     from sawyer.trees.tree import TokenTree
@@ -33,6 +32,7 @@ def train(settings: Any, context: Context, mix: Sequence[Weighted]) -> dict[str,
     from sawyer.models.adapters import Trainable
     from sawyer.models.load import load_policy
     from sawyer.pipeline.stages._common import chat_of, fit, save_trained
+    from sawyer.pipeline.stages._divergence import from_reference
     from sawyer.train.curriculum import cut, in_order
     from sawyer.train.moving import MovingReference
     from sawyer.train.preference import kto, preference
@@ -51,7 +51,7 @@ def train(settings: Any, context: Context, mix: Sequence[Weighted]) -> dict[str,
             f"stage {context.name}: there are {settings.updates(len(trees))} updates, so that a reference which moves "
             f"every {sync.every} of them would never be used: lower `reference_sync.every`"
         )
-    divergence = _divergence(context, settings, trees)
+    divergence = from_reference(context, settings, trees)
     trees, held_out = _prepared(context, settings, mix, trees, margins, held_out)
 
     objective = kto(mix[0].options) if mix[0].loss.data == "labelled" else preference(mix)
@@ -200,32 +200,6 @@ def _with_reference(
 
 def _cache(context: Context) -> Path:
     return (context.cache or context.scratch) / "reference"
-
-
-def _divergence(context: Context, settings: Any, trees: Sequence[TokenTree]) -> Divergence | None:
-    """What measures the KL divergence from the first reference; from a reference of its own it is read here."""
-    from sawyer.models.load import load_policy
-    from sawyer.models.precision import cast
-    from sawyer.numerics import release
-    from sawyer.train.divergence import Divergence, sample
-    from sawyer.trees.model import TreePolicy
-
-    if not settings.kl_every:
-        return None
-    divergence = Divergence(
-        sample(trees, settings.batch_size, context.seed),
-        settings.kl_every,
-        token_budget=settings.token_budget,
-        file=context.scratch / "kl.safetensors",
-        writes=context.is_main,
-    )
-    if settings.reference is not None and not divergence.file.exists():
-        model = load_policy(context.model(settings.reference))
-        cast(model, context.precision)
-        divergence.keep(TreePolicy(model).to(context.accelerator.device))
-        del model
-        release()
-    return divergence
 
 
 def _weights_of(context: Context, settings: Any) -> dict[str, Any] | None:

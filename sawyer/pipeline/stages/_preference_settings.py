@@ -67,7 +67,7 @@ class PreferenceSettings(TrainingSettings):
             ("curriculum: reference_margin", self.curriculum == "reference_margin"),
         ):
             if given and not self.uses_reference:
-                raise ValueError(f"{self.names} use no reference, and `{name}` is set: leave it out")
+                raise ValueError(f"with {self.names} there is no reference, and `{name}` is set: leave it out")
         return self
 
     @model_validator(mode="after")

@@ -85,6 +85,9 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings, GoldSettings):
     """Pairs of earlier iterations to each new one, the newest of them first."""
     offline: OfflineSettings | None = None
     """Pairs that are there already, to be trained on beside the new ones."""
+    kl_every: int = Field(default=20, ge=0)
+    """Updates between measurements of `kl`, the exact KL divergence from pi_0 at a few positions of what the first
+    iteration trains on; one after the last of each iteration in any case; 0 for none."""
     learning_rate: float = Field(default=1e-6, gt=0)
     """Peak learning rate of each iteration."""
     chat_template: str | None = None

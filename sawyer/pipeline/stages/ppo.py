@@ -64,6 +64,9 @@ class Settings(PPOSettings, EngineSettings, GoldSettings):
     """How many of these answers are kept, of each validation, in `samples.jsonl`."""
     sampling: Sampling = Sampling()
     """How completions are drawn; the policy's own distribution by default."""
+    overlap: bool = False
+    """Draw the answers of the next step while this one trains, by the weights before it; tokens then count by the ratio
+    of the policy to the one that drew them."""
     chat_template: str | None = None
     """Name of a built-in chat template, or Jinja text; the tokenizer's own by default."""
 
