@@ -75,7 +75,7 @@ class Judge:
         max_tokens: int = 2048,
         seed: int = 0,
     ) -> None:
-        self.both_orders, self.grade, self.seed = both_orders, grade, seed
+        self.engine, self.both_orders, self.grade, self.seed = engine, both_orders, grade, seed
         self._asker = Asker(engine, max_tokens=max_tokens, seed=seed)
 
     @property
