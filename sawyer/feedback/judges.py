@@ -197,20 +197,23 @@ class RatingJudge(_Asking):
         self.rubric = settings.criteria() if settings.form == "rubric" else None
 
     def ratings(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]]) -> list[list[Opinion]]:
-        """A rating of each completion."""
+        """A rating of each completion; one that stands several times under a prompt, or in several pairs, is asked for
+        once."""
         blocks = {} if self.rubric is None else {"criteria": self.rubric.listed()}
-        questions = [
-            self.template.question(prompt.prompt, answer=block("answer of the assistant", text), **blocks)
+        title = "answer of the assistant"
+        asked = [
+            [self.template.question(prompt.prompt, answer=block(title, text), **blocks) for text in own]
             for prompt, own in zip(prompts, completions, strict=True)
-            for text in own
         ]
+        by_text = {question.text: question for own in asked for question in own}
+        questions = list(by_text.values())
         if self.rubric is None:
             found = self.ask(questions, verdicts.rating, float, verdicts.RATINGS)
         else:
             grade = self.rubric.grade
             found = _opinions(self.asker.ask(questions, lambda text: grade(verdicts.grades(text))))
-        each = iter(found)
-        return [[next(each) for _ in own] for own in completions]
+        ratings = dict(zip(by_text, found, strict=True))
+        return [[ratings[question.text] for question in own] for own in asked]
 
     def opinions(self, prompts: Sequence[Prompt], pairs: Sequence[tuple[str, str]]) -> list[Opinion]:
         """1 where the first of a pair has the higher rating, 0 where the second has, 0.5 where they are equal."""

@@ -179,6 +179,9 @@ def test_ratings_compare_as_win_draw_or_loss():
     pairs = [("good", "fair"), ("fair", "good"), ("fair", "also"), ("odd", "fair")]
     assert asked.prefer([PROMPT] * 4, pairs) == [1.0, 0.0, 0.5, 0.5]
     assert asked.verdicts([PROMPT], [("odd", "fair")]) == [[None]]
+    asked.engine.asked.clear()
+    assert asked.prefer([PROMPT] * 3, [("good", "fair"), ("good", "also"), ("fair", "also")]) == [1.0, 1.0, 0.5]
+    assert len(asked.engine.asked) == 3, "each is rated once"
 
 
 def test_a_rubric_needs_all_of_its_grades():
@@ -206,7 +209,7 @@ def test_the_best_of_several_is_picked():
 def test_an_unreadable_judge_is_stopped():
     asked = judge("pointwise", lambda *_: "I like it", unread_limit=0.1)
     with pytest.raises(SawyerError, match=r"no readable answer to 20 of 20 questions.*'I like it'"):
-        asked.score([PROMPT] * 40, [["x"]] * 40)
+        asked.score([PROMPT], [[str(i) for i in range(40)]])
 
 
 # --- what is being judged cannot judge --------------------------------------------------------------------------------
