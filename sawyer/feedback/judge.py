@@ -15,12 +15,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from sawyer.data.records import Message, Prompt, user
-from sawyer.errors import SawyerError
-from sawyer.feedback.protocol import uniform
-from sawyer.rollout.protocol import Completion, Engine, Sampling
-
-UNREADABLE = -1.0
-"""The rating of an answer that the judge did not rate."""
+from sawyer.feedback.asking import Asker
+from sawyer.feedback.judge_template import block, conversation_block
+from sawyer.feedback.judges import UNREADABLE, drawn, orders
+from sawyer.rollout.protocol import Engine
 
 COMPARE = (
     "You compare two answers that two AI assistants gave to the same user. Find out which of them serves the user "
@@ -76,14 +74,19 @@ class Judge:
         seed: int = 0,
     ) -> None:
         self.engine, self.both_orders, self.grade, self.seed = engine, both_orders, grade, seed
-        self.sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
-        self.answered = self.unread = 0
+        self._asker = Asker(engine, max_tokens=max_tokens, seed=seed)
+
+    @property
+    def answered(self) -> int:
+        return self._asker.answered
+
+    @property
+    def unread(self) -> int:
+        return self._asker.unread
 
     def prefer(self, prompts: Sequence[Prompt], pairs: Sequence[tuple[str, str]]) -> list[float]:
         """P(the first of a pair is better): 1, 0 or 0.5, with both orders also 0.25 and 0.75."""
-        return [
-            sum(0.5 if won is None else won for won in games) / len(games) for games in self.verdicts(prompts, pairs)
-        ]
+        return [drawn(games) for games in self.verdicts(prompts, pairs)]
 
     def verdicts(self, prompts: Sequence[Prompt], pairs: Sequence[tuple[str, str]]) -> list[list[float | None]]:
         """For each pair its games, one or two: 1.0 the first won, 0.0 the second did, None no verdict.
@@ -93,13 +96,12 @@ class Judge:
         games = [
             (i, shown)
             for i, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True))
-            for shown in self._orders(prompt, pair)
+            for shown in orders(self.seed, prompt, pair, both=self.both_orders)
         ]
         asked = [comparison_prompt(prompts[i].prompt, *(pairs[i][side] for side in shown)) for i, shown in games]
         results: list[list[float | None]] = [[] for _ in pairs]
-        for (i, shown), answer in zip(games, self._ask(asked), strict=True):
-            letter = verdict(answer)
-            self.unread += letter is None
+        for (i, shown), [answer] in zip(games, self._asker.ask(asked, verdict), strict=True):
+            letter = answer.value
             results[i].append(None if letter is None else float(shown["AB".index(letter)] == 0))
         return [result or [None] for result in results]
 
@@ -116,64 +118,19 @@ class Judge:
             for prompt, own, grade in zip(prompts, completions, grades, strict=True)
             for text in own
         ]
-        rated = [rating(answer) for answer in self._ask(asked)]
-        self.unread += rated.count(UNREADABLE)
-        ratings = iter(rated)
+        answers = self._asker.ask(asked, rating)
+        ratings = iter([UNREADABLE if answer.value is None else answer.value for [answer] in answers])
         return [[next(ratings) for _ in own] for own in completions]
-
-    def _orders(self, prompt: Prompt, pair: tuple[str, str]) -> list[tuple[int, int]]:
-        """Which of the pair are shown as A and B, in each game. The same for the pair and for the swapped pair."""
-        if pair[0] == pair[1]:
-            return []
-        forth, back = ((0, 1), (1, 0)) if pair[0] < pair[1] else ((1, 0), (0, 1))
-        if self.both_orders:
-            return [forth, back]
-        return [forth if uniform(self.seed, list(prompt.prompt), sorted(pair)) < 0.5 else back]
-
-    def _ask(self, prompts: Sequence[Prompt]) -> list[str]:
-        """The judge's answers; what it could not answer is empty.
-
-        Raises:
-            SawyerError: it has answered nothing so far, or `_refuse_faults` raises it.
-        """
-        if not prompts:
-            return []
-        answers = self.engine.generate(prompts, self.sampling, 1, seed=self.seed, keep_failed=True)
-        self.answered += sum(own[0].error is None for own in answers)
-        if not self.answered:
-            raise SawyerError(f"the judge answered none of {len(prompts)} questions; the first: {answers[0][0].error}")
-        _refuse_faults([own[0] for own in answers if own[0].error is not None], len(prompts))
-        return [own[0].text for own in answers]
-
-
-def _refuse_faults(failed: Sequence[Completion], asked: int) -> None:
-    """A missing answer counts as a draw where the question is to blame, and not where the judge is.
-
-    Raises:
-        SawyerError: the model has diverged, or something would be answered another time: an outage is no draw.
-    """
-    if not failed:
-        return
-    from sawyer.rollout.search import DIVERGED
-
-    if any(completion.error == DIVERGED for completion in failed):
-        raise SawyerError(f"the judge cannot answer: {DIVERGED}")
-    later = [completion.error for completion in failed if completion.again]
-    if later:
-        raise SawyerError(
-            f"the judge left {len(later)} of {asked} questions for another time; the first: {later[0]}; run the same "
-            "again later"
-        )
 
 
 def comparison_prompt(messages: Sequence[Message], a: str, b: str) -> Prompt:
     """The question which of two answers is better."""
-    return _question(COMPARE, messages, _block("answer of assistant A", a), _block("answer of assistant B", b))
+    return _question(COMPARE, messages, block("answer of assistant A", a), block("answer of assistant B", b))
 
 
 def rating_prompt(messages: Sequence[Message], answer: str, grade: Grade = "quality") -> Prompt:
     """The question how good an answer is."""
-    return _question(RATE[grade], messages, _block("answer of the assistant", answer))
+    return _question(RATE[grade], messages, block("answer of the assistant", answer))
 
 
 def verdict(answer: str) -> str | None:
@@ -182,17 +139,12 @@ def verdict(answer: str) -> str | None:
     return found[-1] if found else None
 
 
-def rating(answer: str) -> float:
-    """The last number from 1 to 10 in double brackets; -1 without one."""
+def rating(answer: str) -> float | None:
+    """The last number from 1 to 10 in double brackets; None without one."""
     found = [int(number) for number in _RATING.findall(answer) if 1 <= int(number) <= 10]
-    return float(found[-1]) if found else UNREADABLE
+    return float(found[-1]) if found else None
 
 
 def _question(instruction: str, messages: Sequence[Message], *blocks: str) -> Prompt:
-    turns = "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
     # one turn of the user: there are chat templates that refuse a system turn
-    return Prompt((user("\n\n".join([instruction, _block("conversation", turns), *blocks])),))
-
-
-def _block(title: str, text: str) -> str:
-    return f"[begin of {title}]\n{text}\n[end of {title}]"
+    return Prompt((user("\n\n".join([instruction, conversation_block(messages), *blocks])),))
