@@ -154,7 +154,8 @@ def whitened(trees: Sequence[TokenTree]) -> list[TokenTree]:
     sizes = [tree.scored_tokens for tree in trees]
     parts = whiten(torch.cat([tree.token_values[ADVANTAGE] for tree in trees])).split(sizes)
     return [
-        replace(tree, token_values={**tree.token_values, ADVANTAGE: own}) for tree, own in zip(trees, parts, strict=True)
+        replace(tree, token_values={**tree.token_values, ADVANTAGE: own_N})
+        for tree, own_N in zip(trees, parts, strict=True)
     ]
 
 

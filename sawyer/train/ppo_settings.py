@@ -58,8 +58,8 @@ class PPOSettings(OptimizerSettings):
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
     """lambda of `gae`: 1 trusts returns, 0 trusts values."""
     whiten: bool | Literal["mini_batch"] | None = None
-    """Bring advantages to mean 0 and deviation 1 over the whole rollout batch; `mini_batch`: over each mini-batch, which
-    of a single completion leaves nothing of how good it was (SAWYER's notebooks did that)."""
+    """Bring advantages to mean 0 and deviation 1 over the whole rollout batch; `mini_batch`: over each mini-batch,
+    which of a single completion leaves nothing of how good it was (SAWYER's notebooks did that)."""
     average: Average | None = None
     """The policy loss is a mean over all tokens (`token`), over completions of the mean of their tokens (`completion`),
     of their sum (`sum`), or of their sum over `max_tokens` (`constant`)."""

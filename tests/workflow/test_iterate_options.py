@@ -168,6 +168,14 @@ def test_a_finished_iteration_is_not_made_again(run, context, reward, settings, 
 
 
 @pytest.mark.parametrize(
+    "given", [{}, {"learn": "best"}, {"loss": "ipo"}, {"loss": "dpo", "options": {"beta": 0.2}}], ids=str
+)
+def test_settings_written_out_with_their_defaults_are_accepted(given):
+    settings = iterate.Settings(**{**SMALL, **given})
+    assert iterate.Settings(**settings.model_dump(mode="json")) == settings
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"learn": "best", "loss": "ipo"}, "has no use for 'loss'"),

@@ -114,9 +114,9 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings, GoldSettings):
     @model_validator(mode="after")
     def _options_that_do_something(self) -> Settings:
         if self.learn == "best":
-            idle = {"loss", "options", "beta", "reference", "offline", "scores"} & self.model_fields_set
-            if idle:
-                raise ValueError(f"`learn: best` trains on single completions, and has no use for {sorted(idle)[0]!r}")
+            for name in ("beta", "loss", "offline", "options", "reference", "scores"):
+                if self._given(name):
+                    raise ValueError(f"`learn: best` trains on single completions, and has no use for {name!r}")
         elif any(loss.data != "pairs" for loss in self.losses):
             raise ValueError("`iterate` learns from pairs; `sawyer losses` says which losses do")
         elif self.scores == "rewards" and any(loss.name == "sppo" for loss in self.losses):
@@ -125,9 +125,14 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings, GoldSettings):
             )
         elif self.scores == "win_rates" and not any(loss.scores for loss in self.losses):
             raise ValueError("`scores: win_rates` is for losses with scores (sppo, dno), and none is given")
-        elif "beta" in self.model_fields_set and (self.loss != "dpo" or "beta" in self.options):
+        elif self._given("beta") and (self.loss != "dpo" or "beta" in self.options):
             raise ValueError("`beta` is that of the loss dpo; give others theirs in `options`")
         return self
+
+    def _given(self, name: str) -> bool:
+        """Whether a setting is another than by default: recipes are written out with all of theirs."""
+        default = type(self).model_fields[name].get_default(call_default_factory=True)
+        return getattr(self, name) != default
 
     def mix(self) -> list[Any]:
         """As in `LossSettings`; DPO's beta is a setting of its own."""
