@@ -60,7 +60,7 @@ def built_in(benign: bool) -> list[Behaviour]:
 def read_behaviours(path: str | Path, *, benign: bool | None = None) -> list[Behaviour]:
     """The behaviours of a file: CSV, JSONL, JSON or parquet with one of the known columns, or text with one a line.
 
-    Columns, in upper or lower case: the request is `prompt` (text or turns), `goal`, `behaviour` or `text`, its category
+    Columns, in any case: the request is `prompt` (text or turns), `goal`, `behaviour` or `text`, its category
     `SemanticCategory`, `category` or `FunctionalCategory`. `BehaviorID` or `id`, `ContextString`, `Tags` and `benign`
     may be left out, as may the category. That of a text file is the file's name.
 
