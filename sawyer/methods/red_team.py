@@ -42,9 +42,10 @@ STEM = 5
 _SMALL = frozenset(
     words(
         "about after also another anybody anyone because been before being best could does down each even ever every "
-        "everyone from give have help here into just know like made make many more most much must never only other over "
-        "past same should some somebody someone something such take tell than that their them then there these they this "
-        "those through under very want ways were what when where which while will with without would write your"
+        "everyone from give have help here into just know like made make many more most much must never only other "
+        "over past same should some somebody someone something such take tell than that their them then there these "
+        "they this those through under very want ways were what when where which while will with without would write "
+        "your"
     )
 )
 """Words that say nothing of what an attack is about."""
