@@ -11,7 +11,6 @@ later rounds are made against one target, and another one may well be attacked b
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from sawyer.data.near_duplicates import groups
 from sawyer.data.ngrams import words
 from sawyer.data.records import Message, Prompt, assistant, user
 from sawyer.feedback.refusals import outcome, says_nothing
+from sawyer.methods.draws import draw
 
 Method = Literal["direct", "zero_shot", "few_shot", "evolution"]
 METHODS: tuple[Method, ...] = ("direct", "zero_shot", "few_shot", "evolution")
@@ -109,7 +109,8 @@ def chosen_examples(
 ) -> list[Attack]:
     """`k` attacks on other behaviours, drawn without repetition with P ~ exp(score / T), the most telling last."""
     pool = [i for i, attack in enumerate(attacks) if attack.behaviour.id != behaviour.id]
-    picked = draw([scores[i] for i in pool], k, temperature, random.Random(f"{seed}/{behaviour.id}/examples"))
+    rng = random.Random(f"{seed}/{behaviour.id}/examples")
+    picked = draw([scores[i] / temperature for i in pool], k, rng)
     return [attacks[pool[j]] for j in sorted(picked, key=lambda j: scores[pool[j]])]
 
 
@@ -120,17 +121,8 @@ def chosen_parents(
     own = [i for i, attack in enumerate(attacks) if attack.behaviour.id == behaviour.id]
     rng = random.Random(f"{seed}/{behaviour.id}/parents")
     ways = rng.sample(REWRITINGS, min(n, len(REWRITINGS)))
-    parents = [own[draw([scores[i] for i in own], 1, temperature, rng)[0]] for _ in range(n)]
+    parents = [own[draw([scores[i] / temperature for i in own], 1, rng)[0]] for _ in range(n)]
     return [(attacks[i], ways[k % len(ways)]) for k, i in enumerate(parents)]
-
-
-def draw(scores: Sequence[float], k: int, temperature: float, rng: random.Random) -> list[int]:
-    """`k` indices without repetition, each next one with P ~ exp(score / temperature) among those left.
-
-    By the k largest of score / T + Gumbel noise, which is the same draw (Kool et al. 2019).
-    """
-    keys = [score / temperature - math.log(max(rng.expovariate(1.0), 1e-300)) for score in scores]
-    return sorted(range(len(scores)), key=keys.__getitem__, reverse=True)[:k]
 
 
 def variant(text: str) -> str | None:

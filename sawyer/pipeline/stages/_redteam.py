@@ -62,6 +62,7 @@ class RedTeam:
 
     def run(self) -> dict[str, Any]:
         """Ask, judge, count; the figures."""
+        self.context.rewind(0)  # everything is gone through again, whatever was kept
         before = self.earlier()
         if self.settings.data is not None:
             self.ask_again(before)
