@@ -11,22 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-
-from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt, user
 from sawyer.feedback.asking import Asker
 from sawyer.feedback.harm import block
-from sawyer.feedback.protocol import sigmoid, uniform
-from sawyer.models.load import load_policy
-from sawyer.models.precision import DTYPES
-from sawyer.trees.model import TreePolicy
-from sawyer.trees.score import score_trees
-from sawyer.trees.tree import TokenTree
+from sawyer.feedback.protocol import uniform
 
-LETTERS = ("A", "B")
 _VERDICT = re.compile(r"\[\[\s*([AB])\s*\]\][\s.*_]*\Z")
 _ALONE = re.compile(r"\W*(?:answer\s+)?([AB])\W*\Z", re.IGNORECASE)
 
@@ -103,39 +93,6 @@ def said(asker: Asker) -> Reader:
         return found
 
     return read
-
-
-class Probabilities:
-    """P(A) as the model's probability of the letter A over that of A or B, at the beginning of its reply.
-
-    Args:
-        name: folder, hub name or alias of a causal language model.
-        chat: how it reads conversations.
-        precision: what it computes in.
-        token_budget: tokens in one forward pass; changes nothing but speed.
-        device: where it computes.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        chat: ChatFormat,
-        *,
-        precision: str = "fp32",
-        token_budget: int = 4096,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.chat = chat
-        model: Any = load_policy(name, dtype=DTYPES[precision])
-        self.model = TreePolicy(model.to(device)).eval()
-        self.token_budget = token_budget
-
-    def __call__(self, questions: Sequence[Prompt]) -> list[float | None]:
-        """See `Reader`."""
-        letters = [self.chat.completion_ids(letter)[:1] for letter in LETTERS]
-        trees = [TokenTree(self.chat.prompt_ids(question.prompt), letters) for question in questions]
-        scores = score_trees(self.model, trees, token_budget=self.token_budget)
-        return [sigmoid(a - b) for a, b in scores]
 
 
 def preference_prompt(prompt: Prompt, a: str, b: str, principle: Principle, *, step_by_step: bool = False) -> Prompt:

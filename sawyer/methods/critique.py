@@ -18,6 +18,8 @@ from sawyer.data.records import Message, Prompt, assistant, user
 from sawyer.feedback.principles import Principle
 from sawyer.methods.draws import draw
 
+_END = re.compile(r"[.!?][\"”')]*(?=\s|$)")
+
 
 @dataclass(frozen=True)
 class Example:
@@ -102,9 +104,16 @@ def revision_request(principle: str | None = None) -> str:
     return f"Now rewrite your answer to my last question {why} Answer with the new text alone."
 
 
-def cleaned(text: str) -> str:
-    """A revision without what models put around it: a line that announces it, a label, quotes around the whole."""
+def cleaned(text: str, *, cut: bool = False) -> str:
+    """A revision without what models put around it: a line that announces it, a label, quotes around the whole.
+
+    Of a text that was cut off for its length the last sentence is taken away where it has no end: what is imitated
+    must not end in the middle.
+    """
     said = text.strip()
+    if cut:
+        ends = list(_END.finditer(said))
+        said = said[: ends[-1].end()].strip() if ends else ""
     first, _, rest = said.partition("\n")
     if rest.strip() and first.rstrip().endswith(":") and re.search(r"\b(?:revis|rewrit|version|answer)", first, re.I):
         said = rest.strip()

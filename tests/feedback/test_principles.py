@@ -7,9 +7,9 @@ from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt, user
 from sawyer.feedback.asking import Asker
 from sawyer.feedback.principles import (
+    LetterProbabilities,
     Preference,
     Principle,
-    Probabilities,
     letter,
     preference_prompt,
     preferences,
@@ -81,7 +81,8 @@ def test_probabilities_are_those_of_the_letters_under_the_model(saved_policy):
     name = saved_policy("llama")
     chat = ChatFormat(load_tokenizer(name), default="plain")
     questions = [Prompt((user("Which, A or B?"),)), Prompt((user("And now?"),))]
-    found = Probabilities(name, chat)(questions)
+    *found, none = LetterProbabilities(name, chat)([*questions, Prompt((user("Why? " * 200),))])
+    assert none is None  # longer than the context
     model = load_policy(name)
     for question, p in zip(questions, found, strict=True):
         with torch.no_grad():

@@ -77,3 +77,17 @@ def test_step_by_step_is_asked_for_where_it_is_wanted():
 )
 def test_a_revision_is_freed_from_what_announces_it(said, text):
     assert cleaned(said) == text
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("I would rather not. It is his, and if you", "I would rather not."),
+        ('He said "no!" and then', 'He said "no!"'),
+        ("Version 2.5 is out. It ends.", "Version 2.5 is out. It ends."),
+        ("and so on and", ""),
+    ],
+)
+def test_a_text_that_was_cut_ends_with_its_last_whole_sentence(said, text):
+    assert cleaned(said, cut=True) == text
+    assert cleaned(said) == said

@@ -22,7 +22,8 @@ from sawyer.data.sources import as_conversations
 from sawyer.errors import SawyerError
 from sawyer.evals.red_team import rate
 from sawyer.feedback.harm import Verdict
-from sawyer.feedback.principles import Preference, Principle, Probabilities, Reader, preferences, said
+from sawyer.feedback.letters import LetterProbabilities
+from sawyer.feedback.principles import Preference, Principle, Reader, preferences, said
 from sawyer.feedback.refusals import OUTCOMES, outcome, says_nothing
 from sawyer.methods import critique
 from sawyer.methods.critique import Round
@@ -153,18 +154,21 @@ class Critique:
         revisions = self.asked(self.reviser, questions, settings.revision_sampling, chains)
         for chain, found, text in zip(chains, critiques, revisions, strict=True):
             if text is not None:
-                chain.rounds.append(Round(chain.principles[number], found or "", critique.cleaned(text)))
+                chain.rounds.append(Round(chain.principles[number], found or "", text))
         self.context.log(round=number + 1, revised=sum(chain.fate is None for chain in chains), of=len(chains))
 
     def asked(
         self, engine: KeptEngine, questions: Sequence[Prompt], sampling: Sampling, chains: Sequence[Chain]
     ) -> list[str | None]:
-        """The answers; a chain whose question cannot be answered (too long) ends here."""
+        """What is said in whole sentences; a chain whose question cannot be answered (too long) ends here."""
         answers = engine.generate(questions, sampling, 1, seed=self.context.seed, keep_failed=True)
         missing = unanswered(answers)
         for i in missing:
             chains[i].fate = "too long to be asked"
-        return [None if i in missing else own[0].text.strip() for i, own in enumerate(answers)]
+        return [
+            None if i in missing else critique.cleaned(own[0].text, cut=not own[0].finished)
+            for i, own in enumerate(answers)
+        ]
 
     def judge_revisions(self, chains: Sequence[Chain]) -> None:
         """Which revisions are not taken, and why."""
@@ -216,7 +220,7 @@ class Critique:
         if settings.read == "probability":
             self.speakers.rest()
             name = self.context.model(settings.model)
-            reader = Probabilities(
+            reader = LetterProbabilities(
                 name, chat_of(name, None), precision=self.context.precision, device=self.context.accelerator.device
             )
         else:

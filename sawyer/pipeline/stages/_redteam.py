@@ -98,7 +98,13 @@ class RedTeam:
         }
         self.context.log(**{name: share["mean"] for name, share in shares.items()})
         counts = {part: sum(asked.part == part for asked in self.asked) for part in self.parts()}
-        extra = {name: value for name, value in (("unjudged", found["unjudged"]), ("dropped", self.dropped)) if value}
+        by_category = (found["attacks"] or {}).get("by_category", {})
+        extra = {
+            "attack_success_by_category": {name: own["attack_success"]["mean"] for name, own in by_category.items()},
+            "unjudged": found["unjudged"],
+            "dropped": self.dropped,
+        }
+        extra = {name: value for name, value in extra.items() if value}
         return {"headline": headline, **counts, **shares, **extra}
 
     # --- the prompts -------------------------------------------------------------------------------------------------
@@ -244,7 +250,7 @@ class RedTeam:
         if not new:
             return []
         if diversity.by == "ngrams":
-            return red_team.unlike(kept, new, diversity.threshold)
+            return red_team.unlike(kept, new, diversity.limit)
         from sawyer.feedback import embeddings
 
         self.speakers.rest()
@@ -255,7 +261,7 @@ class RedTeam:
         )
         vectors = embedder.embed([*kept, *new])
         known = vectors[: len(kept)]
-        return embeddings.unlike(known, vectors[len(kept) :], known.mean(0), diversity.threshold)
+        return embeddings.unlike(known, vectors[len(kept) :], known.mean(0), diversity.limit)
 
     def drop(self, reason: str, count: int = 1) -> None:
         if count:

@@ -58,8 +58,9 @@ class DiversitySettings(BaseSettings):
 
     by: Literal["ngrams", "embeddings"] = "ngrams"
     """Runs of three words in common (Jaccard), or the cosine of mean hidden states."""
-    threshold: float = Field(default=0.5, gt=0, le=1)
-    """Variants as similar as this to an attack before them are dropped."""
+    threshold: float | None = Field(default=None, gt=0, le=1)
+    """Variants as similar as this to an attack before them are dropped; 0.5 by n-grams and 0.9 by embeddings when left
+    out."""
     model: Annotated[str, Ref("policy", "reward_model")] | None = None
     """With `embeddings`: whose hidden states."""
 
@@ -68,6 +69,13 @@ class DiversitySettings(BaseSettings):
         if (self.by == "embeddings") != (self.model is not None):
             raise ValueError("`by: embeddings` and a `model` whose hidden states they are go together")
         return self
+
+    @property
+    def limit(self) -> float:
+        """The threshold, or its default."""
+        if self.threshold is not None:
+            return self.threshold
+        return 0.5 if self.by == "ngrams" else 0.9
 
 
 class Settings(EngineSettings, SpeakerSettings):
