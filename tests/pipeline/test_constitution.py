@@ -48,7 +48,7 @@ def test_principles_are_texts_or_mappings(tmp_path):
         ("principles:\n  - {principle: b, weight: .inf}\n", ":2: principles.0.weight"),
         ("principles:\n  - {principle: b, weight: much}\n", ":2: principles.0.weight should be a valid number"),
         ("principles:\n  - {principle: b, wieght: 2}\n", ":2: principles.0 has no setting 'wieght'; did you mean"),
-        ('principles:\n  - ""\n', ":2: principles.0: it is empty"),
+        ('principles:\n  - ""\n', ":2: principles.0.principle: it is empty"),
         ("principles:\n  - 3\n", ":2: principles.0 should be"),
         ("principles:\n  - a\n  - a\n", ":3: principle 2 has the name or the text of principle 1"),
         ("principles: [a]\nexamples:\n  - {prompt: a}\n", ":3: examples.0 needs the setting 'response'"),

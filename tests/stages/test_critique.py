@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -111,20 +112,15 @@ def test_a_judge_prefers_by_a_principle(run):
     assert figures["judge"]["first_shown"] == 0.5
 
 
-def test_two_answers_can_be_judged_without_a_revision(run, saved_policy):
-    settings = {"rounds": 0, "n": 2, "models": {"tiny": saved_policy("llama")}}
-    settings["judge"] = {"model": "tiny", "read": "probability"}
-    given = {name: value for name, value in settings.items() if name != "models"}
-    with pytest.raises(ValidationError, match="`examples` has no meaning"):
-        critique.Settings(model="base", data="red", examples=0, **given)
-
-
 def test_probabilities_become_the_scores_of_pairs(tmp_path, monkeypatch, saved_policy):
     prompts = {"red": {"train": [Prompt((user("Why?"),)), Prompt((user("How?"),))]}}
     (tmp_path / "c.yaml").write_text("principles: [Be kind.]\n")
+    tiny = Path(saved_policy("llama"))
+    config = json.loads((tiny / "config.json").read_text())
+    (tiny / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
     engine = Scripted(lambda place, prompt, k: "It is so." if k else "I do not know that at all.")
     artifact, figures = run_with(
-        critique.STAGE, engine, monkeypatch, tmp_path / "one", prompts, models={"tiny": saved_policy("llama")},
+        critique.STAGE, engine, monkeypatch, tmp_path / "one", prompts, models={"tiny": str(tiny)},
         model="base", data="red", rounds=0, n=2, judge={"model": "tiny", "read": "probability", "both_orders": False},
         constitution=str(tmp_path / "c.yaml"),
     )  # fmt: skip
@@ -160,6 +156,7 @@ def test_what_is_too_long_or_says_nothing_is_dropped_and_counted(run):
     [
         ({"rounds": 0}, "`rounds: 0` revises nothing: it is for a `judge`"),
         ({"rounds": 0, "n": 2, "judge": {"model": "b"}, "critic": {"model": "b"}}, "`critic` has no meaning"),
+        ({"rounds": 0, "n": 2, "judge": {"model": "b"}, "examples": 0}, "`examples` has no meaning"),
         ({"critiques": False, "step_by_step": True}, "`critiques: false` asks for none"),
         ({"n": 2, "sampling": {"temperature": 0}}, "all the same"),
         ({"examples": 9}, "more than the constitution has, 3"),
