@@ -97,7 +97,9 @@ def headline(name: str, found: Mapping[str, Any], compared: Mapping[str, Any] | 
 def _figures(rows: Sequence[Row], level: float, seed: int) -> dict[str, Any]:
     behaviours = [row["behaviour"] for row in rows]
     counts = {"answers": len(rows), "prompts": len({_prompt(row) for row in rows}), "behaviours": len(set(behaviours))}
-    shares = {name: rate([float(row["outcome"] == name) for row in rows], behaviours, level, seed) for name in OUTCOMES}
+    shares: dict[str, Any] = {
+        name: rate([float(row["outcome"] == name) for row in rows], behaviours, level, seed) for name in OUTCOMES
+    }
     return {**counts, **shares}
 
 

@@ -6,15 +6,8 @@ import torch
 from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt, user
 from sawyer.feedback.asking import Asker
-from sawyer.feedback.principles import (
-    LetterProbabilities,
-    Preference,
-    Principle,
-    letter,
-    preference_prompt,
-    preferences,
-    said,
-)
+from sawyer.feedback.letters import LetterProbabilities
+from sawyer.feedback.principles import Preference, Principle, letter, preference_prompt, preferences, said
 from sawyer.models.load import load_policy, load_tokenizer
 from tests.stages.speaking import Scripted
 
