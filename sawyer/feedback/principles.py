@@ -2,8 +2,9 @@
 al. 2022, "Constitutional AI", section 4).
 
 P(the first is better) is read off the probabilities that the model gives to the letters A and B, as in the paper, where
-the model is here; or off what it says, where it is behind an endpoint or is to think first. Asked in both orders the
-two are averaged, which takes out a liking for one place, and how strong that liking is can be said.
+they can be had (a model that is here, an endpoint that tells alternatives); or off what it says, where not, or where it
+is to think first. Asked in both orders the two are averaged, which takes out a liking for one place, and how strong
+that liking is can be said.
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sawyer.data.records import Prompt, user
 from sawyer.feedback.asking import Asker
 from sawyer.feedback.harm import block
-from sawyer.feedback.protocol import uniform
+from sawyer.feedback.judge_verdicts import Verdict, mean
+from sawyer.feedback.judges import orders
 
+if TYPE_CHECKING:
+    from sawyer.rollout.torch_engine import TorchEngine
+
+LETTERS = ("A", "B")
 _VERDICT = re.compile(r"\[\[\s*([AB])\s*\]\][\s.*_]*\Z")
 _ALONE = re.compile(r"\W*(?:answer\s+)?([AB])\W*\Z", re.IGNORECASE)
 
@@ -66,7 +73,7 @@ def preferences(
     games = [
         (i, shown)
         for i, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True))
-        for shown in _orders(prompt, pair, both_orders, seed)
+        for shown in orders(seed, prompt, pair, both=both_orders)
     ]
     questions = [
         preference_prompt(prompts[i], pairs[i][a], pairs[i][b], principles[i], step_by_step=step_by_step)
@@ -88,9 +95,31 @@ def said(asker: Asker) -> Reader:
     def read(questions: Sequence[Prompt]) -> list[float | None]:
         found: list[float | None] = []
         for samples in asker.ask(questions, letter):
-            letters = [sample.value for sample in samples if sample.value is not None]
+            letters = [sample.value.symbol for sample in samples if sample.value is not None]
             found.append(letters.count("A") / len(letters) if letters else None)
         return found
+
+    return read
+
+
+def among_alternatives(asker: Asker) -> Reader:
+    """P(A) by the probabilities that an endpoint gives to the alternatives of the letter that its model writes."""
+    from sawyer.feedback.token_verdicts import token_reader
+
+    def read(questions: Sequence[Prompt]) -> list[float | None]:
+        reader = token_reader(asker.engine, letter, LETTERS, "")
+        return [mean([a.value["A"] for a in own if a.value is not None]) for own in asker.read(questions, reader)]
+
+    return read
+
+
+def by_letters(engine: TorchEngine) -> Reader:
+    """P(A) as the model's probability of the letter A where its reply may be nothing but A or B."""
+    from sawyer.rollout.choices import choice_probabilities
+
+    def read(questions: Sequence[Prompt]) -> list[float | None]:
+        found = choice_probabilities(engine, questions, [""] * len(questions), LETTERS)
+        return [None if chances is None else chances[0] for chances in found]
 
     return read
 
@@ -122,17 +151,7 @@ def preference_prompt(prompt: Prompt, a: str, b: str, principle: Principle, *, s
     )
 
 
-def letter(text: str) -> str | None:
+def letter(text: str) -> Verdict | None:
     """`A` or `B`: in double brackets at the end, or the whole reply; None without one."""
     found = _VERDICT.search(text) or _ALONE.match(text)
-    return found[1].upper() if found else None
-
-
-def _orders(prompt: Prompt, pair: tuple[str, str], both: bool, seed: int) -> list[tuple[int, int]]:
-    """Which of the pair are shown as A and B, in each game."""
-    if pair[0] == pair[1]:
-        return []
-    forth, back = ((0, 1), (1, 0)) if pair[0] < pair[1] else ((1, 0), (0, 1))
-    if both:
-        return [forth, back]
-    return [forth if uniform(seed, list(prompt.prompt), sorted(pair)) < 0.5 else back]
+    return None if found is None else Verdict(found[1].upper(), found.start(1), found.end(1))

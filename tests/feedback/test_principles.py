@@ -1,14 +1,28 @@
 """Which of two answers follows a principle better: orders, letters and probabilities."""
 
+import math
+
 import pytest
 import torch
 
 from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt, user
 from sawyer.feedback.asking import Asker
-from sawyer.feedback.letters import LetterProbabilities
-from sawyer.feedback.principles import Preference, Principle, letter, preference_prompt, preferences, said
+from sawyer.feedback.principles import (
+    Preference,
+    Principle,
+    among_alternatives,
+    by_letters,
+    letter,
+    preference_prompt,
+    preferences,
+    said,
+)
 from sawyer.models.load import load_policy, load_tokenizer
+from sawyer.rollout.api_engine import ApiEngine
+from sawyer.rollout.api_settings import ApiSettings
+from sawyer.rollout.torch_engine import TorchEngine
+from tests.rollout.chat_server import ChatServer, completion
 from tests.stages.speaking import Scripted
 
 PROMPT, KIND = Prompt((user("How are you?"),)), Principle("Be kind.", name="kind")
@@ -62,7 +76,9 @@ def test_samples_become_a_probability():
     ],
 )  # fmt: skip
 def test_letters_are_read_alone_or_in_brackets_at_the_end(text, read):
-    assert letter(text) == read
+    found = letter(text)
+    assert (found and found.symbol) == read
+    assert found is None or text[found.start : found.end].upper() == read
 
 
 def test_an_answer_cannot_bring_a_verdict_of_its_own():
@@ -74,7 +90,8 @@ def test_probabilities_are_those_of_the_letters_under_the_model(saved_policy):
     name = saved_policy("llama")
     chat = ChatFormat(load_tokenizer(name), default="plain")
     questions = [Prompt((user("Which, A or B?"),)), Prompt((user("And now?"),))]
-    *found, none = LetterProbabilities(name, chat)([*questions, Prompt((user("Why? " * 200),))])
+    engine = TorchEngine(load_policy(name), chat)
+    *found, none = by_letters(engine)([*questions, Prompt((user("Why? " * 200),))])
     assert none is None  # longer than the context
     model = load_policy(name)
     for question, p in zip(questions, found, strict=True):
@@ -82,3 +99,16 @@ def test_probabilities_are_those_of_the_letters_under_the_model(saved_policy):
             logits = model(torch.tensor([chat.prompt_ids(question.prompt)])).logits[0, -1]
         a, b = (chat.completion_ids(one)[0] for one in "AB")
         assert p == pytest.approx(torch.softmax(logits[[a, b]], 0)[0].item(), abs=1e-5)
+
+
+def test_an_endpoint_tells_how_probable_the_other_letter_was():
+    likely = {"type": "x", "token": "A", "logprob": math.log(0.6)}
+    tops = [{"token": "A", "logprob": math.log(0.6)}, {"token": "B", "logprob": math.log(0.2)}]
+    logprobs = {"content": [{**likely, "top_logprobs": tops}]}
+    server = ChatServer(lambda request: completion("A", logprobs=logprobs))
+    try:
+        engine = ApiEngine("judge", ApiSettings(endpoint=server.url), tops=20)
+        assert among_alternatives(Asker(engine))([preference_prompt(PROMPT, *PAIR, KIND)]) == [pytest.approx(0.75)]
+    finally:
+        server.stop()
+    assert server.requests[0]["top_logprobs"] == 20

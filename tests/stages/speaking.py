@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
+from sawyer.data.chat import ChatFormat
 from sawyer.data.files import write_records
+from sawyer.models.load import load_policy, load_tokenizer
 from sawyer.pipeline.context import Artifact, Context
 from sawyer.rollout.protocol import Completion
+from sawyer.rollout.torch_engine import TorchEngine
 
 
 class Scripted:
@@ -18,6 +23,9 @@ class Scripted:
         self.place = None
 
     def of(self, place):
+        """The engine of a model; of one that is a folder, a real one."""
+        if os.path.isdir(place):
+            return TorchEngine(load_policy(place), ChatFormat(load_tokenizer(place), default="plain"))
         self.place = place
         return self
 

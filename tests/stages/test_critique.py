@@ -160,8 +160,8 @@ def test_what_is_too_long_or_says_nothing_is_dropped_and_counted(run):
         ({"critiques": False, "step_by_step": True}, "`critiques: false` asks for none"),
         ({"n": 2, "sampling": {"temperature": 0}}, "all the same"),
         ({"examples": 9}, "more than the constitution has, 3"),
-        ({"judge": {"remote": "gpt", "read": "probability"}}, "needs the weights"),
-        ({"judge": {"model": "b", "read": "probability", "max_tokens": 9}}, "`max_tokens` has no meaning"),
+        ({"judge": {"model": "b", "read": "probability", "max_tokens": 9}}, "leave `max_tokens` out"),
+        ({"judge": {"model": "b", "read": "probability"}, "engine": "vllm"}, "not on vllm"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, said):

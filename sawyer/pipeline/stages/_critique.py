@@ -21,19 +21,21 @@ from sawyer.data.records import Comparison, Conversation, Labelled, Prompt, assi
 from sawyer.data.sources import as_conversations
 from sawyer.errors import SawyerError
 from sawyer.evals.red_team import rate
+from sawyer.feedback import principles
 from sawyer.feedback.harm import Verdict
-from sawyer.feedback.letters import LetterProbabilities
-from sawyer.feedback.principles import Preference, Principle, Reader, preferences, said
+from sawyer.feedback.principles import Preference, Principle, Reader, preferences
 from sawyer.feedback.refusals import OUTCOMES, outcome, says_nothing
+from sawyer.feedback.token_verdicts import TOPS
 from sawyer.methods import critique
 from sawyer.methods.critique import Round
 from sawyer.pipeline.constitution import load_constitution
 from sawyer.pipeline.files import write_json
 from sawyer.pipeline.stage import Context
 from sawyer.pipeline.stages._classify import classifier_of
-from sawyer.pipeline.stages._common import chat_of, prompts_of, read_part
-from sawyer.pipeline.stages._speakers import KeptEngine, Speakers
+from sawyer.pipeline.stages._common import prompts_of, read_part
+from sawyer.pipeline.stages._speakers import Speakers
 from sawyer.pipeline.stages.critique import PAIRS, REVISIONS
+from sawyer.rollout.protocol import Engine
 from sawyer.rollout.sampling import Sampling
 from sawyer.rollout.unanswered import left_out, unanswered
 
@@ -158,7 +160,7 @@ class Critique:
         self.context.log(round=number + 1, revised=sum(chain.fate is None for chain in chains), of=len(chains))
 
     def asked(
-        self, engine: KeptEngine, questions: Sequence[Prompt], sampling: Sampling, chains: Sequence[Chain]
+        self, engine: Engine, questions: Sequence[Prompt], sampling: Sampling, chains: Sequence[Chain]
     ) -> list[str | None]:
         """What is said in whole sentences; a chain whose question cannot be answered (too long) ends here."""
         answers = engine.generate(questions, sampling, 1, seed=self.context.seed, keep_failed=True)
@@ -216,17 +218,8 @@ class Critique:
     def preferred(self, candidates: Sequence[tuple[Chain, str, str]]) -> list[Preference]:
         """What the judge says of each."""
         settings = self.settings.judge
-        reader: Reader
-        if settings.read == "probability":
-            self.speakers.rest()
-            name = self.context.model(settings.model)
-            reader = LetterProbabilities(
-                name, chat_of(name, None), precision=self.context.precision, device=self.context.accelerator.device
-            )
-        else:
-            reader = said(self.speakers.asker(settings, "judge"))
         return preferences(
-            reader,
+            self.reader(),
             [chain.prompt for chain, _, _ in candidates],
             [(a, b) for _, a, b in candidates],
             [chain.principles[-1] for chain, _, _ in candidates],
@@ -235,8 +228,18 @@ class Critique:
             seed=self.context.seed,
         )
 
+    def reader(self) -> Reader:
+        """How the judge is asked and read."""
+        settings = self.settings.judge
+        if settings.read == "text":
+            return principles.said(self.speakers.asker(settings, "judge"))
+        if settings.remote is not None:
+            return principles.among_alternatives(self.speakers.asker(settings, "judge", TOPS))
+        engine: Any = self.speakers.local(settings.model)
+        return principles.by_letters(engine)
+
     def comparison(self, chain: Chain, better: str, worse: str, p: float | None = None) -> Comparison:
-        info = {**chain.prompt.info, "principles": [principle.name for principle in chain.principles]}
+        info = {**chain.prompt.info, "principles": [one.name for one in chain.principles]}
         return Comparison(chain.prompt.prompt, (better, worse), None if p is None else (p, 1 - p), info)
 
     # --- the artifact ------------------------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ class RedTeam:
     ) -> list[Attack]:
         """What the attacker makes of questions about behaviours, without what is no attack, off the topic or known."""
         attacker = self.settings.attacker
-        engine = self.speakers.of(attacker, f"attacker-{method}-{number}")
+        engine = self.speakers.of(attacker, f"attacker, {method}")
         answers = engine.generate(
             [question for _, question in questions], attacker.sampling, n, seed=self.context.seed, keep_failed=True
         )

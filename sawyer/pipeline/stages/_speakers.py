@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
-from sawyer.data.records import Prompt
 from sawyer.pipeline.stage import Context, Ref
 from sawyer.pipeline.stages._engines import Engines, EngineSettings
 from sawyer.rollout.api_settings import ApiSettings
-from sawyer.rollout.protocol import Completion, Engine, Sampling
+from sawyer.rollout.files import CHUNK
+from sawyer.rollout.protocol import Completion, Engine
 from sawyer.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,22 +69,36 @@ class Speakers:
     """Engines by who speaks. Local models take turns in memory, and none is loaded before it has something to say."""
 
     def __init__(self, context: Context, settings: EngineSettings) -> None:
-        self._context = context
+        self._context, self._settings = context, settings
         self._engines = Engines(context, settings)
         self._place: str | None = None
         self._local: Engine | None = None
-        self._remote: dict[str, Engine] = {}
 
-    def of(self, who: SpeakerSettings, role: str) -> KeptEngine:
-        """The engine of a speaker in a role ("judge"); what it says is kept in the stage's scratch under that name."""
-        return KeptEngine(lambda: self._open(who), self._context, role, who.called)
+    def of(self, who: SpeakerSettings, role: str, tops: int = 0) -> Engine:
+        """The engine of a speaker, which keeps its answers; `role` is what progress calls it ("judge").
 
-    def asker(self, who: AskedSettings, role: str) -> Asker:
+        `tops` is how many alternatives to each token an endpoint is asked for.
+        """
+        if who.remote is not None:
+            from sawyer.rollout.api_engine import ApiEngine
+
+            return ApiEngine(who.remote, who.api, cache=self._context.scratch / "remote", tops=tops)
+        from sawyer.rollout.kept import KeptEngine
+
+        ref = str(who.model)
+        identity = [self._context.identity(ref), self._context.precision, self._settings.engine]
+        late = _Late(lambda: self.local(ref))
+        title = f"{role}: {who.called} answers"
+        return KeptEngine(
+            late, self._context.scratch / "kept", identity, journal=self._context, title=title, chunk=CHUNK
+        )
+
+    def asker(self, who: AskedSettings, role: str, tops: int = 0) -> Asker:
         """Questions to a speaker."""
         from sawyer.feedback.asking import Asker
 
         return Asker(
-            self.of(who, role),
+            self.of(who, role, tops),
             max_tokens=who.max_tokens,
             temperature=who.temperature,
             samples=who.samples,
@@ -95,72 +108,20 @@ class Speakers:
             who=role,
         )
 
+    def local(self, ref: str) -> Engine:
+        """The engine of one of the recipe's models, loaded now if it is not the one in memory."""
+        place = self._context.model(ref)
+        if self._local is None or place != self._place:
+            self.rest()
+            self._local, self._place = self._engines.of(place), place
+        return self._local
+
     def rest(self) -> None:
         """Let go of the local model that is in memory; the next question loads it again."""
         from sawyer.numerics import release
 
         self._place = self._local = None
         release()
-
-    def _open(self, who: SpeakerSettings) -> Engine:
-        if who.remote is not None:
-            from sawyer.rollout.api_engine import ApiEngine
-
-            key = f"{who.remote} {who.api!r}"
-            if key not in self._remote:
-                self._remote[key] = ApiEngine(who.remote, who.api, cache=self._context.scratch / "remote")
-            return self._remote[key]
-        place = self._context.model(str(who.model))
-        if self._local is None or place != self._place:
-            self.rest()
-            self._local, self._place = self._engines.of(place), place
-        return self._local
-
-
-class KeptEngine:
-    """An engine whose answers are kept as files, so that a stage that was killed asks only for what it lacks.
-
-    Calls are told apart by their number, so a stage has to make them in the same order whenever it runs; a file that
-    answers anything else counts as absent (`rollout.files`).
-    """
-
-    def __init__(self, open: Callable[[], Engine], context: Context, role: str, called: str) -> None:
-        self._open, self._context, self._role, self._called = open, context, role, called
-        self._calls = 0
-
-    @property
-    def folder(self) -> Path:
-        return self._context.scratch / self._role
-
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        n: int = 1,
-        *,
-        seed: int = 0,
-        progress: Callable[[int], None] | None = None,
-        keep_failed: bool = False,
-    ) -> list[list[Completion]]:
-        """See `Engine.generate`."""
-        from sawyer.rollout.files import generate_resumably
-
-        self._calls += 1
-        return generate_resumably(
-            _Late(self._open),
-            prompts,
-            sampling,
-            n,
-            seed=seed,
-            folder=self.folder / f"{self._calls:04d}",
-            journal=self._context,
-            title=f"{self._role}: {self._called} answers {len(prompts)} prompts",
-            keep_failed=keep_failed,
-        )
-
-    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """See `Engine.load`."""
-        self._open().load(weights)
 
 
 class _Late:

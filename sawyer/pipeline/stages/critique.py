@@ -25,21 +25,18 @@ class PrincipleJudgeSettings(AskedSettings):
     """A language model that says which of two answers follows a principle better."""
 
     read: Literal["text", "probability"] = "text"
-    """What it says, or how probable the letters A and B are to it; the latter for a `model` of the recipe."""
+    """What it says, or how probable the letters A and B are to it; of a `remote` model, where the endpoint tells."""
     both_orders: bool = True
     """Ask for each pair twice, the answers changed round, and take the mean."""
     step_by_step: bool = False
     """Let it think before it says."""
 
     @model_validator(mode="after")
-    def _probabilities_of_a_model_that_is_here(self) -> PrincipleJudgeSettings:
-        if self.read == "text":
-            return self
-        if self.remote is not None:
-            raise ValueError("`read: probability` needs the weights, so a `model` of the recipe: read the text")
-        given = {"temperature", "samples", "retries", "max_tokens", "step_by_step"} & self.model_fields_set
-        if given:
-            raise ValueError(f"`read: probability` has nothing said, so `{min(given)}` has no meaning: leave it out")
+    def _nothing_said(self) -> PrincipleJudgeSettings:
+        if self.read == "probability" and self.remote is None:
+            given = {"temperature", "samples", "retries", "max_tokens", "step_by_step"} & self.model_fields_set
+            if given:
+                raise ValueError(f"`read: probability` has a model say nothing: leave `{min(given)}` out")
         return self
 
 
@@ -101,6 +98,8 @@ class Settings(EngineSettings, SpeakerSettings):
             idle = {"critic", "reviser", "accept", "helpful", "critiques", "examples", "step_by_step"}
             if given := idle & self.model_fields_set:
                 raise ValueError(f"`rounds: 0` revises nothing, so `{min(given)}` has no meaning: leave it out")
+        if self.judge is not None and self.judge.read == "probability" and self.judge.model and self.engine == "vllm":
+            raise ValueError("`read: probability` reads a `model` of the recipe on the torch engine, not on vllm")
         if not self.critiques and {"critic", "critique_sampling", "step_by_step"} & self.model_fields_set:
             raise ValueError("`critiques: false` asks for none: leave out what is for the critic; a `reviser` revises")
         if self.sampling.temperature == 0 and self.n > 1:
