@@ -37,7 +37,7 @@ REWRITINGS = (
 """The ways in which evolution rewrites an attack."""
 MOST_WORDS = 80
 """How long an attack may be."""
-STEM = 5
+STEM = 4
 """Two words are about the same if they begin with the same so many letters."""
 _SMALL = frozenset(
     words(
