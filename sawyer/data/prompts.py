@@ -38,7 +38,7 @@ def read_prompts(path: str | Path, *, system: str | None = None) -> PromptFile:
         SawyerError: the file is missing, empty, damaged or of no known kind, or has no usable row.
     """
     path = Path(path)
-    rows = _lines(path) if path.name.endswith(TEXT_SUFFIXES) else _rows(path)
+    rows = text_lines(path) if path.name.endswith(TEXT_SUFFIXES) else _rows(path)
     objects = [row.value for row in rows if isinstance(row.value, Mapping) and not _is_plain(row.value)]
     format = detect(objects, path) if objects else "trl"
 
@@ -69,7 +69,8 @@ def _rows(path: Path) -> list[RawRow]:
     return raw_rows(path)
 
 
-def _lines(path: Path) -> list[RawRow]:
+def text_lines(path: Path) -> list[RawRow]:
+    """The lines of a text file that are not empty, those that are no UTF-8 as a problem."""
     rows = []
     for number, line in enumerate(read_bytes(path).split(b"\n"), start=1):
         if not line.strip():

@@ -8,7 +8,7 @@ from sawyer.pipeline.recipe import PlannedStage, Recipe
 
 def parts_of(recipe: Recipe, name: str) -> tuple[str, ...] | None:
     """The parts that a stage's artifact will have; None where its settings do not tell."""
-    from sawyer.pipeline.stages import data, generate, label
+    from sawyer.pipeline.stages import critique, data, generate, label, redteam
 
     settings = next((planned.settings for planned in recipe.stages if planned.name == name), None)
     match settings:
@@ -18,7 +18,31 @@ def parts_of(recipe: Recipe, name: str) -> tuple[str, ...] | None:
             return tuple(settings.parts)
         case label.Settings():
             return parts_of(recipe, settings.data)
+        case redteam.Settings(data=None):
+            return (*settings.split, redteam.BENIGN)
+        case redteam.Settings():
+            return tuple(settings.parts) or parts_of(recipe, str(settings.data))
+        case critique.Settings():
+            kinds = (critique.REVISIONS, critique.PAIRS) if settings.rounds else (critique.PAIRS,)
+            return tuple(f"{part}-{kind}" for part in settings.parts for kind in kinds)
     return None
+
+
+def other_classifiers(recipe: Recipe, planned: PlannedStage) -> list[str]:
+    """A sentence where a `redteam` stage is compared with an earlier one that judges in another way."""
+    from sawyer.pipeline.stages import redteam
+
+    settings = planned.settings
+    if not isinstance(settings, redteam.Settings):
+        return []
+    before = next((one.settings for one in recipe.stages if one.name == settings.data), None)
+    if not isinstance(before, redteam.Settings) or before.classifier == settings.classifier:
+        return []
+    location = ("stages", planned.name, "classifier")
+    return [
+        f"{recipe.where(*location)}: {'.'.join(location)} differs from that of '{settings.data}', so the two could not "
+        "be compared; give both the same"
+    ]
 
 
 def bad_parts(recipe: Recipe, planned: PlannedStage) -> list[str]:

@@ -12,7 +12,7 @@ from sawyer.models.locate import is_reward_model, origin
 from sawyer.pipeline.complaints import refuse
 from sawyer.pipeline.context import derived_seed
 from sawyer.pipeline.files import digest, files_in, path_sha256, read_json
-from sawyer.pipeline.parts import bad_parts
+from sawyer.pipeline.parts import bad_parts, other_classifiers
 from sawyer.pipeline.recipe import PlannedStage, Recipe
 from sawyer.pipeline.stage import InputFile, Presentation, Ref, marked
 from sawyer.pipeline.yaml_source import dotted
@@ -47,6 +47,7 @@ def plan(recipe: Recipe, *, fetch: bool = False) -> Plan:
     complaints = [text for name in recipe.models if name in used for text in _bad_model(recipe, name)]
     complaints += [text for planned in recipe.stages for text in _bad_input_files(recipe, planned)]
     complaints += [text for planned in recipe.stages for text in bad_parts(recipe, planned)]
+    complaints += [text for planned in recipe.stages for text in other_classifiers(recipe, planned)]
     complaints += [text for planned in recipe.stages for text in _no_reward_models(recipe, planned)]
     refuse(complaints)
     models = {name: _identity(recipe, name, fetch) for name in recipe.models if name in used}

@@ -33,13 +33,21 @@ class KeptEngine:
         identity: what tells the engine's completions from those of another with the same seed, such as a hash of its
             weights; a JSON value.
         journal, title: where progress is shown, and what is said there.
+        chunk: completions that are written at a time.
     """
 
     def __init__(
-        self, engine: Engine, folder: Path, identity: Any, *, journal: Journal | None = None, title: str = "ask"
+        self,
+        engine: Engine,
+        folder: Path,
+        identity: Any,
+        *,
+        journal: Journal | None = None,
+        title: str = "ask",
+        chunk: int = CHUNK,
     ) -> None:
         self.engine, self._folder, self._identity = engine, folder, identity
-        self._journal, self._title = journal or Silent(), title
+        self._journal, self._title, self._chunk = journal or Silent(), title, chunk
 
     def generate(
         self,
@@ -63,7 +71,7 @@ class KeptEngine:
             folder=self._folder / name[:24],
             journal=self._journal,
             title=self._title,
-            completions_per_chunk=CHUNK,
+            completions_per_chunk=self._chunk,
             keep_failed=keep_failed,
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sawyer.evals import policies
 from sawyer.pipeline.progress import duration
-from sawyer.pipeline.report import plots
+from sawyer.pipeline.report import plots, red_team
 from sawyer.pipeline.report.contents import Run, Stage, read_run
 from sawyer.pipeline.summary import training
 
@@ -74,6 +74,8 @@ def _context(run: Run) -> dict[str, Any]:
         "comparisons": comparisons,
         "reward_models": reward_models,
         "curves": curves,
+        "red": red_team.red_teams(run.stages),
+        "critiques": red_team.critiques(run.stages),
         "transcripts": [(stage, _transcripts(stage)) for stage in run.stages if stage.samples],
         "facts": _facts(run),
         "open_prompts": OPEN_PROMPTS,
@@ -136,7 +138,8 @@ def _policy_row(evaluation: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _headline(run: Run, reward_models: Sequence[Mapping[str, Any]]) -> str:
-    """The last comparison's headline; without one, what the reward model can; without that, what has been done."""
+    """The last comparison's headline; without one, what the reward model can; without that, what the last red team
+    found, or what has been done."""
     for stage in reversed(run.stages):
         if stage.compares_policies:
             return policies.headline(stage.evaluation)
@@ -148,6 +151,9 @@ def _headline(run: Run, reward_models: Sequence[Mapping[str, Any]]) -> str:
             f"The reward model ranks {accuracy['mean']:.1%} of held-out pairs right "
             f"(n = {accuracy['n']}{interval}{seed})."
         )
+    attacked = [stage for stage in run.stages if stage.red_team and "headline" in stage.figures]
+    if attacked:
+        return attacked[-1].figures["headline"]
     done = sum(stage.finished for stage in run.stages)
     return f"{done} of {len(run.stages)} stages are done; nothing has been evaluated yet."
 
@@ -170,6 +176,13 @@ def _tiles(
             tiles.append(_tile("KL to the reference, nats", evaluation["policies"][subject]["kl"], ".1f"))
     for reward_model in reward_models[-1:]:
         tiles.append(_tile("reward-model accuracy", reward_model["evaluation"]["accuracy"], ".0%"))
+    for stage in [stage for stage in run.stages if stage.red_team][-1:]:
+        for label, group, share in (
+            ("attack success", "attacks", "attack_success"),
+            ("over-refusal", "benign", "refused"),
+        ):
+            if stage.red_team[group]:
+                tiles.append(_tile(f"{label}, {stage.red_team['target']}", stage.red_team[group][share], ".0%"))
     seconds = [stage.wall_seconds for stage in run.stages if stage.wall_seconds is not None]
     if seconds:
         tiles.append(

@@ -23,6 +23,8 @@ class Stage:
         evaluation: `evaluation.json`, of policies or of a reward model.
         completions: the rows of `completions.jsonl`.
         samples: the rows of `samples.jsonl`, answers kept while a policy was trained.
+        red_team, attacks: `redteam.json`, and the rows of `transcripts/attacks.jsonl`.
+        critique, chains: `critique.json`, and the rows of `transcripts/steps.jsonl`.
 
     All but the summary are empty until it has finished: what lies in its folder before that was made by other settings.
     """
@@ -34,6 +36,10 @@ class Stage:
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     completions: tuple[Mapping[str, Any], ...] = ()
     samples: tuple[Mapping[str, Any], ...] = ()
+    red_team: Mapping[str, Any] = field(default_factory=dict)
+    attacks: tuple[Mapping[str, Any], ...] = ()
+    critique: Mapping[str, Any] = field(default_factory=dict)
+    chains: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def kind(self) -> str:
@@ -121,6 +127,10 @@ def _read_stage(folder: Path, summary: Mapping[str, Any]) -> Stage:
         evaluation=_read_object(folder / "evaluation.json"),
         completions=tuple(_read_lines(folder / "completions.jsonl")),
         samples=tuple(_read_lines(folder / "samples.jsonl")),
+        red_team=_read_object(folder / "redteam.json"),
+        attacks=tuple(_read_lines(folder / "transcripts" / "attacks.jsonl")),
+        critique=_read_object(folder / "critique.json"),
+        chains=tuple(_read_lines(folder / "transcripts" / "steps.jsonl")),
     )
 
 
