@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from sawyer.data.records import Message, Prompt, user
-from sawyer.errors import SawyerError
+from sawyer.feedback.asking import Asker
 from sawyer.feedback.protocol import uniform
-from sawyer.rollout.protocol import Completion, Engine, Sampling
+from sawyer.rollout.protocol import Engine
 
 UNREADABLE = -1.0
 """The rating of an answer that the judge did not rate."""
@@ -76,8 +76,15 @@ class Judge:
         seed: int = 0,
     ) -> None:
         self.engine, self.both_orders, self.grade, self.seed = engine, both_orders, grade, seed
-        self.sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
-        self.answered = self.unread = 0
+        self._asker = Asker(engine, max_tokens=max_tokens, seed=seed)
+
+    @property
+    def answered(self) -> int:
+        return self._asker.answered
+
+    @property
+    def unread(self) -> int:
+        return self._asker.unread
 
     def prefer(self, prompts: Sequence[Prompt], pairs: Sequence[tuple[str, str]]) -> list[float]:
         """P(the first of a pair is better): 1, 0 or 0.5, with both orders also 0.25 and 0.75."""
@@ -97,9 +104,8 @@ class Judge:
         ]
         asked = [comparison_prompt(prompts[i].prompt, *(pairs[i][side] for side in shown)) for i, shown in games]
         results: list[list[float | None]] = [[] for _ in pairs]
-        for (i, shown), answer in zip(games, self._ask(asked), strict=True):
-            letter = verdict(answer)
-            self.unread += letter is None
+        for (i, shown), [answer] in zip(games, self._asker.ask(asked, verdict), strict=True):
+            letter = answer.value
             results[i].append(None if letter is None else float(shown["AB".index(letter)] == 0))
         return [result or [None] for result in results]
 
@@ -116,9 +122,8 @@ class Judge:
             for prompt, own, grade in zip(prompts, completions, grades, strict=True)
             for text in own
         ]
-        rated = [rating(answer) for answer in self._ask(asked)]
-        self.unread += rated.count(UNREADABLE)
-        ratings = iter(rated)
+        answers = self._asker.ask(asked, rating)
+        ratings = iter([UNREADABLE if answer.value is None else answer.value for [answer] in answers])
         return [[next(ratings) for _ in own] for own in completions]
 
     def _orders(self, prompt: Prompt, pair: tuple[str, str]) -> list[tuple[int, int]]:
@@ -129,41 +134,6 @@ class Judge:
         if self.both_orders:
             return [forth, back]
         return [forth if uniform(self.seed, list(prompt.prompt), sorted(pair)) < 0.5 else back]
-
-    def _ask(self, prompts: Sequence[Prompt]) -> list[str]:
-        """The judge's answers; what it could not answer is empty.
-
-        Raises:
-            SawyerError: it has answered nothing so far, or `_refuse_faults` raises it.
-        """
-        if not prompts:
-            return []
-        answers = self.engine.generate(prompts, self.sampling, 1, seed=self.seed, keep_failed=True)
-        self.answered += sum(own[0].error is None for own in answers)
-        if not self.answered:
-            raise SawyerError(f"the judge answered none of {len(prompts)} questions; the first: {answers[0][0].error}")
-        _refuse_faults([own[0] for own in answers if own[0].error is not None], len(prompts))
-        return [own[0].text for own in answers]
-
-
-def _refuse_faults(failed: Sequence[Completion], asked: int) -> None:
-    """A missing answer counts as a draw where the question is to blame, and not where the judge is.
-
-    Raises:
-        SawyerError: the model has diverged, or something would be answered another time: an outage is no draw.
-    """
-    if not failed:
-        return
-    from sawyer.rollout.search import DIVERGED
-
-    if any(completion.error == DIVERGED for completion in failed):
-        raise SawyerError(f"the judge cannot answer: {DIVERGED}")
-    later = [completion.error for completion in failed if completion.again]
-    if later:
-        raise SawyerError(
-            f"the judge left {len(later)} of {asked} questions for another time; the first: {later[0]}; run the same "
-            "again later"
-        )
 
 
 def comparison_prompt(messages: Sequence[Message], a: str, b: str) -> Prompt:
@@ -182,10 +152,10 @@ def verdict(answer: str) -> str | None:
     return found[-1] if found else None
 
 
-def rating(answer: str) -> float:
-    """The last number from 1 to 10 in double brackets; -1 without one."""
+def rating(answer: str) -> float | None:
+    """The last number from 1 to 10 in double brackets; None without one."""
     found = [int(number) for number in _RATING.findall(answer) if 1 <= int(number) <= 10]
-    return float(found[-1]) if found else UNREADABLE
+    return float(found[-1]) if found else None
 
 
 def _question(instruction: str, messages: Sequence[Message], *blocks: str) -> Prompt:

@@ -134,7 +134,7 @@ def test_the_last_verdict_counts(answer, letter):
 
 
 @pytest.mark.parametrize(
-    ("answer", "number"), [("[[7]]", 7), ("[[3]] no, [[10]]", 10), ("[[0]]", -1), ("[[11]]", -1), ("7", -1)]
+    ("answer", "number"), [("[[7]]", 7), ("[[3]] no, [[10]]", 10), ("[[0]]", None), ("[[11]]", None), ("7", None)]
 )
 def test_ratings_are_from_1_to_10(answer, number):
     assert rating(answer) == number
