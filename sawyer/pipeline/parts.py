@@ -17,7 +17,8 @@ def parts_of(recipe: Recipe, name: str) -> tuple[str, ...] | None:
         case generate.Settings():
             return tuple(settings.parts)
         case label.Settings():
-            return parts_of(recipe, settings.data)
+            known = [parts_of(recipe, source) for source in settings.sources]
+            return None if None in known else tuple(dict.fromkeys(part for own in known for part in own or ()))
     return None
 
 
