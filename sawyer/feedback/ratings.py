@@ -39,15 +39,19 @@ class Rated:
 
 
 def rate(
-    asker: Asker, rubric: Rubric, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]]
+    asker: Asker, rubric: Rubric, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]], explain: bool = True
 ) -> list[list[Rated]]:
     """A rating of each completion of each prompt. Equal completions of equal prompts are one question.
+
+    Args:
+        explain: see `Rubric.ask`.
 
     Raises:
         SawyerError: as `Asker.ask` raises it: too few replies can be read, or an endpoint is down.
     """
     questions = [
-        [rubric.ask(prompt.prompt, text) for text in own] for prompt, own in zip(prompts, completions, strict=True)
+        [rubric.ask(prompt.prompt, text, explain) for text in own]
+        for prompt, own in zip(prompts, completions, strict=True)
     ]
     once = {question.text: question for own in questions for question in own}
     answers = asker.ask(list(once.values()), rubric.read) if once else []

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from sawyer.data.records import Message, Prompt, user
 
 _VERDICT = re.compile(r"\bscore\W{0,4}?:[\s*_]*(-?\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*\d+)?[\s.*_]*$", re.I | re.M)
-_LIKE_A_VERDICT = re.compile(r"(\bscore\W{0,4}?):", re.I)
+_LIKE_A_VERDICT = re.compile(r"\bscore\W{1,5}", re.I)
 _LIKE_A_BORDER = re.compile(r"\[(?=\s*(?:begin|end) of\b)", re.I)
 
 
@@ -38,13 +38,20 @@ class Rubric:
     high: int
     version: int = 1
 
-    def ask(self, messages: Sequence[Message], answer: str) -> Prompt:
-        """The question about one answer to a conversation, as one turn of the user: some templates have no system."""
+    def ask(self, messages: Sequence[Message], answer: str, explain: bool = True) -> Prompt:
+        """The question about one answer to a conversation, as one turn of the user: some templates have no system.
+
+        Args:
+            explain: whether the judge is to say why before its verdict, or to give the verdict alone.
+        """
         turns = "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
-        ending = (
-            f"First explain your judgement in a few sentences. Then end with a line that says `Score: ` and a whole "
-            f"number from {self.low} to {self.high}, and with nothing after it."
-        )
+        number = f"`Score: ` and a whole number from {self.low} to {self.high}"
+        ending = f"Reply with one line that says {number}, and with nothing else."
+        if explain:
+            ending = (
+                f"First explain your judgement in a few sentences. Then end with a line that says {number}, and with "
+                "nothing after it."
+            )
         blocks = (f"{self.question}\n{ending}", _block("conversation", turns), _block("answer", answer))
         return Prompt((user("\n\n".join(blocks)),))
 
@@ -57,7 +64,7 @@ class Rubric:
 
 def defused(text: str) -> str:
     """A text that is shown to a judge, without anything that could be read as its verdict or as the end of a block."""
-    return _LIKE_A_BORDER.sub("(", _LIKE_A_VERDICT.sub(r"\1 -", text))
+    return _LIKE_A_BORDER.sub("(", _LIKE_A_VERDICT.sub(lambda found: found[0].replace(":", " -"), text))
 
 
 def _block(title: str, text: str) -> str:

@@ -8,13 +8,13 @@ from sawyer.pipeline.recipe import PlannedStage, Recipe
 
 def parts_of(recipe: Recipe, name: str) -> tuple[str, ...] | None:
     """The parts that a stage's artifact will have; None where its settings do not tell."""
-    from sawyer.pipeline.stages import data, generate, label, self_instruct
+    from sawyer.pipeline.stages import data, generate, judge_tuning, label, self_instruct
 
     settings = next((planned.settings for planned in recipe.stages if planned.name == name), None)
     match settings:
         case data.Settings():
             return tuple(settings.parts or settings.split)
-        case generate.Settings():
+        case generate.Settings() | judge_tuning.Settings():
             return tuple(settings.parts)
         case self_instruct.Settings():
             return tuple(settings.split)

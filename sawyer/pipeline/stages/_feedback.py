@@ -59,6 +59,9 @@ class AskingSettings(Settings):
     """Replies to each question, of which the mean counts; more than one needs a temperature."""
     retries: int = Field(default=1, ge=0)
     """How often a reply that cannot be read is asked for again."""
+    explain: bool = True
+    """Have it say why before its verdict; without, replies are a line, which costs less and suits judges that were
+    tuned so."""
     unread_limit: float | None = Field(default=0.5, ge=0, le=1)
     """The largest share of replies that cannot be read; more stops the stage. None goes on in any case."""
 

@@ -38,7 +38,7 @@ def by_judge(settings: Any, context: Context, parts: dict[str, Part]) -> tuple[d
         rated = {}
         for aspect in settings.aspects:
             kept.title = f"{aspect.replace('_', ' ')} of {name}"
-            rated[aspect] = rate(asker, ASPECTS[aspect], part.prompts, part.texts)
+            rated[aspect] = rate(asker, ASPECTS[aspect], part.prompts, part.texts, settings.judge.explain)
         scored[name] = part.scored(
             [
                 [
