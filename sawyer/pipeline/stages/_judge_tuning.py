@@ -18,6 +18,9 @@ from sawyer.pipeline.stages._common import mean, read_part
 from sawyer.pipeline.stages._feedback import asker_of, judge_engine
 from sawyer.rollout.kept import KeptEngine
 
+Judgements = tuple[list[Conversation], list[float], dict[str, float]]
+"""Judgements as conversations, the points of each, and figures."""
+
 
 def judge_tuning(settings: Any, context: Context) -> dict[str, Any]:
     """Judgements of every part as conversations, and figures of them."""
@@ -63,7 +66,7 @@ def _judged(
     return made, points, {"agree": mean(agreed), "unread": unread}
 
 
-def _from_people(records: list[Comparison]) -> tuple[list[Conversation], list[float], dict[str, float]]:
+def _from_people(records: list[Comparison]) -> Judgements:
     """What the ranks or scores stand for, without a word besides."""
     made, points = [], []
     for record, own in zip(records, people_points(records, ADDITIVE.low, ADDITIVE.high), strict=True):
