@@ -18,6 +18,7 @@ from sawyer.rollout.protocol import Completion
 
 PROMPTS = list(make_prompts(5, "train", seed=1))
 JUDGE = {"model": "base", "explain": False, "retries": 0}
+LONG = (0, 1, 3, 4, 5)
 WRITERS = {"cool": "sft", "warm": "sft", "other": "base"}
 
 
@@ -52,8 +53,8 @@ def stage(tmp_path, monkeypatch):
         return Artifact(folder, {"name": name, "settings": {"model": WRITERS[name]}})
 
     made = {
-        "cool": answers("cool", PROMPTS, lambda i: [f"It is water {'and more ' * i}."]),
-        "warm": answers("warm", PROMPTS, lambda i: ["No.", "It is something that everybody knows, I suppose."]),
+        "cool": answers("cool", PROMPTS, lambda i: [f"It is water {'and more ' * LONG[i]}."]),
+        "warm": answers("warm", PROMPTS, lambda i: ["No.", "It is something that everybody knows."]),
         "other": answers("other", PROMPTS[:4], lambda i: ["No.", "Rivers flow to the sea."]),
     }
 
@@ -122,15 +123,12 @@ def test_a_killed_judge_is_asked_nothing_twice_and_ends_in_the_same_bits(stage, 
 
 def test_what_cannot_be_read_is_counted_and_in_no_pair(stage):
     def speaks(question):
-        return (
-            "No idea."
-            if "[begin of answer]\nNo." in question and "honesty" in question
-            else f"Score: {points(question)}"
-        )
+        silent = "[begin of answer]\nNo." in question and "honesty" in question
+        return "No idea." if silent else f"Score: {points(question)}"
 
     folder, figures, said, _ = stage(Judge(speaks=speaks), by="judge", judge=JUDGE, form="rankings")
     assert figures["train_unscored"] == 5
-    assert figures["train_unread"] == pytest.approx(5 / 24 / 4 + 4 / 24 / 4)  # rated once, but written twice
+    assert figures["train_unread"] == pytest.approx(5 / (4 * 19))
     assert "of the judge's replies could not be read" in said
     assert all("No." not in record.completions for record in read_records(folder / "train.jsonl"))
 
@@ -152,9 +150,10 @@ def test_ratings_are_a_file_of_labels_that_can_be_compared_and_read_back(stage, 
     assert len(rows) == 19
     people = tmp_path / "people.csv"
     people.write_text("id,anna\n" + "".join(f"{row['id']},{6 - float(row['overall'])}\n" for row in rows))
-    found = evaluate_agreement.evaluate(evaluate_agreement.Request([people, ratings]), Voice(StringIO()))
-    pair = next(own for own in found["pairs"] if {own["a"], own["b"]} == {"anna", "overall"})
-    assert pair["figures"]["pearson"]["mean"] == pytest.approx(-1)
+    request = evaluate_agreement.Request([people, ratings], raters=("anna", "overall"), draws=20)
+    [pair] = evaluate_agreement.evaluate(request, Voice(StringIO()))["pairs"]
+    assert (pair["items"], pair["prompts"]) == (19, 5)
+    assert pair["measures"]["pearson"]["mean"] == pytest.approx(-1)
 
     again, *_ = stage(None, "again", by="file", labels=str(ratings), raters=["overall"], form="extremes")
     upside_down, *_ = stage(None, "down", by="file", labels=str(people), form="extremes")
@@ -166,13 +165,10 @@ def test_ratings_are_a_file_of_labels_that_can_be_compared_and_read_back(stage, 
 
 def test_labels_of_other_length_and_of_unknown_ids_are_named_and_left_out(stage, tmp_path):
     file = tmp_path / "people.csv"
+    given = [(0, "No.", "1"), (0, "Rivers flow to the sea.", "5"), (None, "Nothing.", "3"), (1, "No.", "bad")]
     rows = [
-        {"prompt": PROMPTS[0].text, "a": text, "anna": score}
-        for text, score in (("No.", 1), ("Rivers flow to the sea.", 5))
-    ]
-    rows += [
-        {"prompt": "Nobody asked.", "a": "Nothing.", "anna": 3},
-        {"prompt": PROMPTS[1].text, "a": "No.", "anna": "bad"},
+        {"prompt": "Nobody asked." if number is None else PROMPTS[number].text, "a": text, "anna": score}
+        for number, text, score in given
     ]
     with file.open("w", newline="") as handle:
         table = csv.DictWriter(handle, ["prompt", "a", "anna"])
@@ -185,7 +181,7 @@ def test_labels_of_other_length_and_of_unknown_ids_are_named_and_left_out(stage,
     assert "1 labels are about no completion of cool, warm, other" in said
     assert "17 of 19 completions of part 'train' have no label" in said
     assert "1 labels are not numbers" in said
-    with pytest.raises(SawyerError, match="none of the 3 labels in .* is about a completion of cool"):
+    with pytest.raises(SawyerError, match=r"none of the 3 labels in .* is about a completion of cool"):
         stage(by="file", labels=str(file), data=["cool"])
 
 

@@ -24,8 +24,13 @@ SMALL = {
     "model": "base", "data": "seeds", "ranked": {"data": "ranked"}, "iterations": 2, "prompts": 4, "n": 3,
     "sampling": {"max_tokens": 6}, "batch_size": 3, "learning_rate": 1e-2, "checkpoint_every": 1,
     "instruct": {"requests": 2, "ask_for": 3, "examples": 2, "own_examples": 0, "min_words": 3},
-    "judge": {"samples": 2, "temperature": 0.7, "max_tokens": 8, "retries": 0},
+    "judge": {"samples": 2, "temperature": 0.7, "max_tokens": 8, "retries": 0, "unread_limit": None},
 }  # fmt: skip
+
+
+def task(j):
+    """Some words in another order for every j."""
+    return " ".join(THINGS[k % 12] for k in (j, j + 3, 5 * j + 1, 7 * j + 2, j * j))
 
 
 class Killed(BaseException):
@@ -55,7 +60,7 @@ class Talks:
 
     def listed(self, prompt, seed, i, k):
         at = (seed + 5 * i) % 7
-        return "\n".join(f"{m}. Tell a story about a {THINGS[at + m]} with {m + at} friends." for m in range(1, 4))
+        return "\n".join(f"{m}. {task(at + m)}" for m in range(1, 4))
 
     def judged(self, prompt, seed, i, k):
         answer = prompt.text.split("[begin of answer]\n")[1].split("\n[end of answer]")[0]
@@ -67,8 +72,9 @@ def stage(tmp_path, monkeypatch, tiny_tokenizer):
     """`stage(out, **settings)`: the artifact's folder, the figures, what was asked of the engine."""
     config = tiny_config("llama", tiny_tokenizer)
     config.max_position_embeddings = 4096
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for parameter in model.parameters():
         parameter.data.mul_(4.0 if parameter.dim() > 1 else 1.0)
     model.save_pretrained(tmp_path / "policy")
@@ -103,18 +109,8 @@ def stage(tmp_path, monkeypatch, tiny_tokenizer):
 def test_two_iterations_and_a_kill_at_every_kind_of_step(stage, tmp_path, monkeypatch):
     whole, figures, asked = stage("whole")
 
-    # judge first, then list, answers, points, judge again, and so on
-    assert [kind for kind, *_ in asked] == [
-        "judge",
-        "list",
-        "answer",
-        "judge",
-        "judge",
-        "list",
-        "answer",
-        "judge",
-        "judge",
-    ]
+    iteration = ["list", "answer", "judge", "judge"]  # prompts, answers, points of these, and how good the judge is
+    assert [kind for kind, *_ in asked] == ["judge", *iteration, *iteration]
     assert asked[0] == ("judge", 2, 9)
     made = [json.loads((whole / "iterates" / str(t) / "instructions.json").read_text())["kept"] for t in (1, 2)]
     assert 0 < len(made[0]) <= 4
