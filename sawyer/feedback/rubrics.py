@@ -29,14 +29,12 @@ class Rubric:
         name: what it is called in tables.
         question: what the judge is told to look at.
         low, high: the lowest and the highest number.
-        version: raised with every change of what the judge reads.
     """
 
     name: str
     question: str
     low: int
     high: int
-    version: int = 1
 
     def ask(self, messages: Sequence[Message], answer: str, explain: bool = True) -> Prompt:
         """The question about one answer to a conversation, as one turn of the user: some templates have no system.

@@ -72,25 +72,23 @@ def label(settings: Any, context: Context) -> dict[str, Any]:
         figures[f"{name}_without_pair"] = len({_messages(prompt) for prompt in part.prompts}) - len(
             {_messages(comparison) for comparison in made}
         )
-        if any(one.writer is not None for own in part.answers for one in own):
-            figures[f"{name}_chosen"] = _chosen(made)
+        figures[f"{name}_chosen"] = _chosen(made)
         if gold is not None:
             figures[f"{name}_agrees_with_gold"] = mean(_agreement(gold, made))
     return figures
 
 
 def joined(context: Context, refs: Sequence[str]) -> dict[str, Part]:
-    """The completions of several stages by part and prompt; of one stage, as they are and without a writer.
+    """The completions of one stage as they are, or of several by part and prompt.
 
     Of several, equal texts to a prompt are kept once, as the first writer's. What some of them lack is said.
     """
-    found = {ref: completion_parts(context, ref) for ref in refs}
+    found, writers = {ref: completion_parts(context, ref) for ref in refs}, _writers(context, refs)
     if len(refs) == 1:
         return {
-            name: Part(prompts, [[Scored(text) for text in own] for own in texts])
+            name: Part(prompts, [[Scored(text, writers[refs[0]]) for text in own] for own in texts])
             for name, (prompts, texts) in found[refs[0]].items()
         }
-    writers = _writers(context, refs)
     parts: dict[str, Part] = {}
     for name in dict.fromkeys(name for own in found.values() for name in own):
         lacking = [ref for ref in refs if name not in found[ref]]
@@ -158,7 +156,7 @@ def _rows(part: Part, settings: Any) -> list[dict[str, Any]]:
             "id": answer_id(prompt.prompt, one.text),
             "prompt": prompt.text if len(prompt.prompt) == 1 else json.dumps(list(prompt.prompt), ensure_ascii=False),
             "a": one.text,
-            **({} if one.writer is None else {"a_model": one.writer}),
+            "a_model": one.writer,
             **{aspect: one.details.get(aspect) for aspect in settings.aspects},
             "overall": None if math.isnan(one.score) else one.score,
         }

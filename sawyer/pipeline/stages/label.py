@@ -73,9 +73,12 @@ class Settings(GoldSettings):
 
     @model_validator(mode="after")
     def _what_the_labeller_takes(self) -> Settings:
+        fields = Settings.model_fields
         for who, names in _OF.items():
-            idle = [name for name in names if who != self.by and name in self.model_fields_set]
-            if idle:
+            idle = [
+                name for name in names if getattr(self, name) != fields[name].get_default(call_default_factory=True)
+            ]
+            if idle and who != self.by:
                 raise ValueError(f"`{idle[0]}` is for `by: {who}`, and the labels are by {self.by}: leave it out")
         if self.by == "judge" and self.judge is None:
             raise ValueError("`by: judge` needs `judge`: a `model` of the recipe, or a `remote` one")

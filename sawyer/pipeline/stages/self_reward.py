@@ -59,7 +59,7 @@ class Settings(LoopSettings):
 
     @model_validator(mode="after")
     def _how_many_is_said_once(self) -> Settings:
-        if "instructions" in self.instruct.model_fields_set:
+        if self.instruct.instructions != InstructionSettings().instructions:
             raise ValueError("`prompts` says how many prompts to make: leave `instruct.instructions` out")
         return self
 
