@@ -162,6 +162,14 @@ def test_ratings_are_a_file_of_labels_that_can_be_compared_and_read_back(stage, 
     assert [one.completions for one in judged] == [one.completions[::-1] for one in other]
     assert same[0].info["labelled_by"] == "file"
 
+    shorter = tmp_path / "bob.csv"
+    shorter.write_text("id,bob\n" + "".join(f"{row['id']},1\n" for row in rows[:3]) + "nobody,5\n")
+    _, figures, said, _ = stage(None, "two", by="file", labels=[str(people), str(shorter)], form="extremes")
+    assert (figures["unknown_ids"], figures["train_unscored"]) == (1, 0)
+    assert "16 ids of" in said
+    assert "missing" in said
+    assert "(nobody)" in said
+
 
 def test_labels_of_other_length_and_of_unknown_ids_are_named_and_left_out(stage, tmp_path):
     file = tmp_path / "people.csv"
