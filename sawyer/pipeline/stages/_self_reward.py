@@ -140,13 +140,12 @@ class SelfRewarding(Iterations):
         """As in `iterate`, with the judge's accuracy of pi_0 besides."""
         figures = super().run()
         first = self.context.processes.on_main(lambda: read_json(self.context.scratch / "iteration-1" / _FIRST))
-        figures["judge_first"] = first
-        last = figures["iterations"][-1]["judge"]
+        before, after = (own["pairwise"]["mean"] for own in (first, figures["iterations"][-1]["judge"]))
         self.context.say(
-            f"of two ranked answers the judge rated the better one higher {first['pairwise']['mean']:.2f} of the time "
-            f"before and {last['pairwise']['mean']:.2f} after (a tie is a half)"
+            f"of two ranked answers the judge rated the better one higher {before:.2f} of the time before and "
+            f"{after:.2f} after (a tie is a half)"
         )
-        return figures
+        return {**figures, "pairwise_before": before, "pairwise_after": after, "judge_first": first}
 
     def write(self, best: int) -> None:
         """As in `iterate`, with the prompts of each iterate and what its judge did."""
