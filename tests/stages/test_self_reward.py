@@ -43,11 +43,13 @@ class Talks:
 
     def __init__(self, generate, judges: bool = True) -> None:
         self.generate, self.judges, self.asked, self.dies_at = generate, judges, [], None
+        self.engines = {}
 
     def __call__(self, engine, prompts, sampling, n=1, *, seed=0, progress=None, keep_failed=False):
         text = prompts[0].text
         kind = "list" if text.startswith("Go on with the list") else "judge" if "adding up points" in text else "answer"
         self.asked.append((kind, n, len(prompts)))
+        self.engines.setdefault(kind, []).append(engine)
         if self.dies_at == len(self.asked):
             raise Killed
         if kind == "answer" or (kind == "judge" and not self.judges):
@@ -101,6 +103,7 @@ def stage(tmp_path, monkeypatch, tiny_tokenizer):
             figures = self_reward.run(self_reward.Settings(**{**SMALL, **settings}), context)
         finally:
             context.close()
+        call.engines = talks.engines
         return tmp_path / out / "folder", figures, talks.asked
 
     return call
@@ -153,6 +156,17 @@ def test_two_iterations_and_a_kill_at_every_kind_of_step(stage, tmp_path, monkey
     for file in (path for path in whole.rglob("*") if path.is_file() and path.name != "metrics.jsonl"):
         assert file.read_bytes() == (broken / file.relative_to(whole)).read_bytes(), file
     assert steps(broken) == steps(whole)
+
+
+def test_another_model_may_write_the_prompts_and_fewer_answers_measure_the_judge(stage):
+    _, figures, asked = stage("out", iterations=1, writer="base", ranked={"data": "ranked", "limit": 2})
+    assert asked[0] == ("judge", 2, 6)
+    assert figures["judge_first"]["pairwise"]["n"] == 2
+    assert figures["pairwise_after"] == figures["iterations"][0]["judge"]["pairwise"]["mean"]
+    engines = stage.engines
+    assert len(engines["list"]) == 1
+    assert engines["list"][0] is not engines["answer"][0]
+    assert all(engine is engines["answer"][0] for engine in engines["judge"])
 
 
 def steps(folder):

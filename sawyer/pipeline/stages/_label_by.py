@@ -33,7 +33,8 @@ def by_judge(settings: Any, context: Context, parts: dict[str, Part]) -> tuple[d
     """
     kept = KeptEngine(judge_engine(settings.judge, context), context.scratch / "replies", context, "")
     asker = asker_of(settings.judge, kept, context.seed)
-    scored, figures = {}, {}
+    scored: dict[str, Part] = {}
+    figures: dict[str, Any] = {}
     for name, part in parts.items():
         rated = {}
         for aspect in settings.aspects:
@@ -96,7 +97,8 @@ def by_file(settings: Any, context: Context, parts: dict[str, Part]) -> tuple[di
             f"{len(unknown)} labels are about no completion of {', '.join(settings.sources)} and are left out "
             f"({', '.join(unknown[:NAMED])}{', ...' if len(unknown) > NAMED else ''})"
         )
-    scored, figures = {}, {"unknown_ids": len(unknown)}
+    scored: dict[str, Part] = {}
+    figures: dict[str, Any] = {"unknown_ids": len(unknown)}
     for name, part in parts.items():
         scored[name] = part.scored(
             [
