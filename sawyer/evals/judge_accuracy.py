@@ -55,7 +55,8 @@ def judge_accuracy(
             ties.append(float(tied))
             right.append(0.5 if tied else float(better > worse))
             clusters.append(number)
-    shares = [(share, number) for number, of_prompt in enumerate(unread) for share in of_prompt]
+    missed = [share for of_prompt in unread for share in of_prompt]
+    whose = [number for number, of_prompt in enumerate(unread) for _ in of_prompt]
     correlations = {name: [_correlation(name, given) for _, given in own] for name in ("spearman", "kendall")}
     return {
         "pairwise": as_json(stats.proportion(right, clusters, level)),
@@ -65,7 +66,7 @@ def judge_accuracy(
             for name, values in correlations.items()
         },
         "exact": as_json(stats.proportion([float((np.diff(given) < 0).all()) for _, given in own], level=level)),
-        "unread": as_json(stats.proportion(*map(list, zip(*shares, strict=True)), level=level)),
+        "unread": as_json(stats.proportion(missed, whose, level)),
     }
 
 

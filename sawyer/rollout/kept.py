@@ -1,4 +1,4 @@
-"""An engine whose answers are kept on disk, so that work that was killed asks nothing again."""
+"""An engine whose completions are kept on disk, so that what a killed process has asked is not asked again."""
 
 from __future__ import annotations
 
@@ -6,35 +6,40 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sawyer.data.records import Prompt
-from sawyer.journal import Journal
+from sawyer.errors import SawyerError
+from sawyer.journal import Journal, Silent
 from sawyer.rollout.files import generate_resumably
 from sawyer.rollout.protocol import Completion, Engine, Sampling
 
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 256
-"""Completions written at a time, and at most lost to a kill."""
+CHUNK = 64
+"""Completions that are written at a time, and at most lost to a kill."""
 
 
 class KeptEngine:
-    """An `Engine` that answers as another does, and keeps the answers to each call in a folder of its own.
+    """Another engine, and a folder of what it has answered.
 
-    For what takes an engine and not a folder: judges and critics. The weights are no part of what a folder is found by,
-    so `folder` must belong to one state of the engine.
+    Each call's answers lie under a hash of all that they depend on, in chunks that do not depend on where a call was
+    interrupted: an interrupted and continued call equals an uninterrupted one to the bit.
 
     Args:
-        engine: what answers.
-        folder: where answers are kept.
-        journal: is shown how far each call is.
-        title: of that.
+        engine: what generates. An API engine keeps its answers itself, one by one.
+        folder: where; it may serve several engines.
+        identity: what tells the engine's completions from those of another with the same seed, such as a hash of its
+            weights; a JSON value.
+        journal, title: where progress is shown, and what is said there.
     """
 
-    def __init__(self, engine: Engine, folder: Path, journal: Journal, title: str) -> None:
-        self.engine, self.folder, self.journal, self.title = engine, folder, journal, title
+    def __init__(
+        self, engine: Engine, folder: Path, identity: Any, *, journal: Journal | None = None, title: str = "ask"
+    ) -> None:
+        self.engine, self._folder, self._identity = engine, folder, identity
+        self._journal, self._title = journal or Silent(), title
 
     def generate(
         self,
@@ -46,22 +51,43 @@ class KeptEngine:
         progress: Callable[[int], None] | None = None,
         keep_failed: bool = False,
     ) -> list[list[Completion]]:
-        """See `Engine.generate`; `progress` is not called: the journal is."""
-        asked = [sampling.model_dump(mode="json"), n, seed, [list(prompt.prompt) for prompt in prompts]]
-        name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+        """See `Engine.generate`. What is read back generates no tokens, so `progress` does not hear of it."""
+        asked = [self._identity, [list(prompt.prompt) for prompt in prompts], sampling.model_dump(mode="json"), n, seed]
+        name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         return generate_resumably(
-            self.engine,
+            self.engine if progress is None else _Telling(self.engine, progress),
             prompts,
             sampling,
             n,
             seed=seed,
-            folder=self.folder / name,
-            journal=self.journal,
-            title=self.title,
+            folder=self._folder / name[:24],
+            journal=self._journal,
+            title=self._title,
             completions_per_chunk=CHUNK,
             keep_failed=keep_failed,
         )
 
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Give the trainer's weights to the engine; what it answered before is another engine's (see above)."""
-        self.engine.load(weights)
+        """New weights would answer otherwise than what was kept.
+
+        Raises:
+            SawyerError: always.
+        """
+        raise SawyerError("an engine whose answers are kept cannot take other weights; make another one")
+
+
+class _Telling:
+    """An engine that tells of new tokens twice."""
+
+    def __init__(self, engine: Engine, told: Callable[[int], None]) -> None:
+        self._engine, self._told, self.load = engine, told, engine.load
+
+    def generate(
+        self, *asked: Any, progress: Callable[[int], None] | None = None, **more: Any
+    ) -> list[list[Completion]]:
+        def tell(new: int) -> None:
+            self._told(new)
+            if progress is not None:
+                progress(new)
+
+        return self._engine.generate(*asked, progress=tell, **more)

@@ -250,6 +250,11 @@ class TorchEngine:
         return final_logits(self._model, filled(hidden_A_D), self._head)[: len(hidden_A_D)]
 
     @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt with its completion; None if the model names no limit."""
+        return self._context
+
+    @property
     def vocabulary(self) -> int:
         """How many tokens the model has."""
         return self._model.get_output_embeddings().weight.shape[0]

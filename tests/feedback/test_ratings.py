@@ -3,13 +3,16 @@
 import math
 
 import pytest
+import torch
 
+from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
 from sawyer.feedback.asking import Asker
-from sawyer.feedback.ratings import overall, rate
-from sawyer.feedback.rubrics import ADDITIVE
+from sawyer.feedback.ratings import overall, rate, rate_by_tokens
+from sawyer.feedback.scales import ADDITIVE, Scale
 from sawyer.rollout.protocol import Completion
+from sawyer.rollout.torch_engine import TorchEngine
 
 PROMPTS = [Prompt("What is a river?"), Prompt("What is a town?")]
 
@@ -57,6 +60,27 @@ def test_a_judge_that_is_never_readable_stops_with_three_of_its_replies():
     asker = Asker(Scorer(lambda text, k: f"Nice words about {text[-40:-18]!r}"), unread_limit=0.5)
     with pytest.raises(SawyerError, match=r"no readable answer to 20 of 20 .*; .*; .*; take"):
         rate(asker, ADDITIVE, PROMPTS[:1] * 30, [[f"Answer {i}"] for i in range(30)])
+
+
+@torch.no_grad()
+def test_a_rating_by_tokens_is_the_mean_of_what_the_model_could_write(tiny_policy, tiny_tokenizer):
+    model, chat = tiny_policy(), ChatFormat(tiny_tokenizer)
+    model.config.max_position_embeddings = 1024
+    engine, scale = TorchEngine(model, chat), Scale("short", "Grade it.", 1, 3)
+    texts = [["Water.", "It flows.", "Water."], ["Houses.", "No." * 900]]
+    rated = rate_by_tokens(engine, scale, PROMPTS, texts)
+    for prompt, own, of_prompt in zip(PROMPTS, texts, rated, strict=True):
+        for text, one in zip(own, of_prompt, strict=True):
+            if len(text) > 1000:
+                assert (one.values, one.unread) == ((None,), 1)
+                continue
+            asked = chat.prompt_ids(scale.ask(prompt.prompt, text, explain=False).prompt)
+            paths = [chat.completion_ids(f"Score: {n}")[:-1] for n in (1, 2, 3)]
+            assert len({tuple(path[:-1]) for path in paths}) == 1
+            logits = model(torch.tensor([[*asked, *paths[0][:-1]]])).logits[0, -1].double()
+            chances = torch.softmax(logits[[path[-1] for path in paths]], 0)
+            assert one.mean == pytest.approx(float(chances @ torch.tensor([1.0, 2.0, 3.0]).double()), abs=1e-4)
+    assert rated[0][0] == rated[0][2] != rated[0][1]
 
 
 def test_the_overall_score_is_the_weighted_mean_of_all_aspects():

@@ -6,9 +6,9 @@ from pydantic import ValidationError
 from sawyer.data.files import read_records, write_records
 from sawyer.data.records import Comparison, Conversation, assistant, user
 from sawyer.errors import SawyerError
-from sawyer.feedback.rubrics import ADDITIVE
+from sawyer.feedback.scales import ADDITIVE
 from sawyer.pipeline.context import Artifact, Context
-from sawyer.pipeline.stages import _judge_tuning, judge_tuning
+from sawyer.pipeline.stages import _raters, judge_tuning
 from sawyer.rollout.protocol import Completion
 
 ASKED = [(user(f"What is a {thing}?"),) for thing in ("river", "town", "bridge")]
@@ -30,7 +30,7 @@ class Judge:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setattr(_judge_tuning, "judge_engine", lambda settings, context: Judge())
+    monkeypatch.setattr(_raters, "rater_engine", lambda settings, context: Judge())
     for name in ("data", "folder", "scratch"):
         (tmp_path / name).mkdir()
 
@@ -77,3 +77,5 @@ def test_settings_that_do_not_fit():
     for settings in ({}, {"by": "ranks", "judge": {"model": "base"}}):
         with pytest.raises(ValidationError, match="give both or neither"):
             judge_tuning.Settings(data="data", **settings)
+    with pytest.raises(ValidationError, match="are the judge's words"):
+        judge_tuning.Settings(data="data", judge={"model": "base", "read": "tokens"})

@@ -13,7 +13,7 @@ from sawyer.data.verifiable import make_prompts
 from sawyer.errors import SawyerError
 from sawyer.pipeline.context import Artifact, Context
 from sawyer.pipeline.progress import Voice
-from sawyer.pipeline.stages import _label_by, label
+from sawyer.pipeline.stages import _raters, label
 from sawyer.rollout.protocol import Completion
 
 PROMPTS = list(make_prompts(5, "train", seed=1))
@@ -58,9 +58,9 @@ def stage(tmp_path, monkeypatch):
         "other": answers("other", PROMPTS[:4], lambda i: ["No.", "Rivers flow to the sea."]),
     }
 
-    def run(judge: Judge | None = None, out: str = "out", **settings):
-        judge = judge or Judge()
-        monkeypatch.setattr(_label_by, "judge_engine", lambda settings, context: judge)
+    def run(rater: Judge | None = None, out: str = "out", **settings):
+        rater = rater or Judge()
+        monkeypatch.setattr(_raters, "rater_engine", lambda settings, context: rater)
         for name in ("folder", "scratch"):
             (tmp_path / out / name).mkdir(parents=True, exist_ok=True)
         said = StringIO()
@@ -75,7 +75,7 @@ def stage(tmp_path, monkeypatch):
             voice=Voice(said),
         )
         figures = label.run(label.Settings(**{"data": list(made), **settings}), context)
-        return folder, figures, " ".join(said.getvalue().split()), judge
+        return folder, figures, " ".join(said.getvalue().split()), rater
 
     return run
 
@@ -209,6 +209,10 @@ def test_the_annotator_labels_answers_of_several_models_too(stage):
         ({"by": "judge", "judge": JUDGE, "temperature": 0.2}, "`temperature` is for `by: annotator`"),
         ({"gold": "length"}, "leave gold and `min_margin` out"),
         ({"by": "judge", "judge": {**JUDGE, "samples": 3}}, "set a temperature above 0"),
+        ({"by": "judge", "judge": {**JUDGE, "read": "tokens", "temperature": 0.5}}, "generates nothing"),
+        ({"by": "judge", "judge": {"remote": "m", "read": "tokens"}}, "of a `remote` one only the text is known"),
+        ({"by": "judge", "judge": {"remote": "m", "model": "base"}}, "give one of the two"),
+        ({"by": "judge", "judge": {**JUDGE, "api": {"timeout": 1}}}, "`api` is for a `remote` judge"),
         ({"by": "judge", "judge": JUDGE, "aspects": {"beauty": 1}}, "helpfulness"),
         ({"by": "judge", "judge": JUDGE, "aspects": {}}, "at least 1"),
         ({"data": ["cool", "cool"]}, "names no stage, or one twice"),

@@ -14,7 +14,7 @@ from sawyer.data.records import Comparison, Prompt, user
 from sawyer.errors import SawyerError
 from sawyer.pipeline.context import Artifact, Context
 from sawyer.pipeline.progress import Voice
-from sawyer.pipeline.stages import _iterate, self_reward
+from sawyer.pipeline.stages import _iterate, _raters, self_reward
 from sawyer.rollout.protocol import Completion
 from sawyer.rollout.torch_engine import TorchEngine
 from tests.conftest import tiny_config
@@ -167,6 +167,18 @@ def test_another_model_may_write_the_prompts_and_fewer_answers_measure_the_judge
     assert len(engines["list"]) == 1
     assert engines["list"][0] is not engines["answer"][0]
     assert all(engine is engines["answer"][0] for engine in engines["judge"])
+
+
+def test_points_may_be_read_from_the_tokens_and_are_kept(stage, monkeypatch):
+    settings = {"iterations": 1, "judge": {"read": "tokens"}, "ranked": {"data": "ranked", "limit": 1}}
+    folder, figures, asked = stage("out", **settings)
+    assert [kind for kind, *_ in asked] == ["list", "answer"]
+    points = [own for of_prompt in json.loads((folder / "iterates/1/scored.json").read_text()) for own in of_prompt]
+    assert all(0 < own < 5 for own in points)
+    assert figures["judge_first"]["unread"]["mean"] == 0
+    monkeypatch.setattr(_raters, "rate_by_tokens", lambda *args: pytest.fail("this has been asked before"))
+    (folder.parent / "scratch" / "iteration-1" / "judge-first.json").unlink()
+    assert stage("out", **settings)[1]["judge_first"] == figures["judge_first"]
 
 
 def steps(folder):

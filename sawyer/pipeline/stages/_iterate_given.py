@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sawyer.data.records import Comparison
+from sawyer.data.records import Comparison, Prompt
 from sawyer.errors import SawyerError
 from sawyer.pipeline.stages._common import read_part
 from sawyer.pipeline.stages._live import LivePolicy
@@ -18,6 +18,9 @@ from sawyer.trees.tree import TokenTree
 
 class GivenAnswers(LivePolicy):
     """A policy that learns, and what is there for it to learn from."""
+
+    prompts: list[Prompt]
+    """What it is asked in training."""
 
     def offline_pairs(self) -> list[Comparison]:
         """The pairs that are there already and fit into the context."""

@@ -9,14 +9,11 @@ from sawyer.data.files import write_records
 from sawyer.data.records import Comparison, Conversation, Labelled, Prompt, assistant
 from sawyer.data.sources import as_conversations
 from sawyer.errors import SawyerError
-from sawyer.feedback.asking import Asker
-from sawyer.feedback.ratings import rate
-from sawyer.feedback.rubrics import ADDITIVE
+from sawyer.feedback.scales import ADDITIVE
 from sawyer.methods.self_rewarding import agreeing, balanced, people_points
 from sawyer.pipeline.stage import Context
 from sawyer.pipeline.stages._common import mean, read_part
-from sawyer.pipeline.stages._feedback import asker_of, judge_engine
-from sawyer.rollout.kept import KeptEngine
+from sawyer.pipeline.stages._raters import Rater, rater_of
 
 Judgements = tuple[list[Conversation], list[float], dict[str, float]]
 """Judgements as conversations, the points of each, and figures."""
@@ -24,14 +21,11 @@ Judgements = tuple[list[Conversation], list[float], dict[str, float]]
 
 def judge_tuning(settings: Any, context: Context) -> dict[str, Any]:
     """Judgements of every part as conversations, and figures of them."""
-    asker: Asker | None = None
-    if settings.judge is not None:
-        kept = KeptEngine(judge_engine(settings.judge, context), context.scratch / "replies", context, "judgements")
-        asker = asker_of(settings.judge, kept, context.seed)
+    rater = None if settings.judge is None else rater_of(settings.judge, context, "judgements")
     figures: dict[str, Any] = {}
     for part in settings.parts:
         records: list[Comparison] = read_part(context, settings.data, part, (Comparison,), settings.limit)
-        made, points, about = _judged(settings, asker, records) if asker is not None else _from_people(records)
+        made, points, about = _judged(rater, records) if rater is not None else _from_people(records)
         if not made:
             raise SawyerError(
                 f"stage {context.name}: not one judgement of part '{part}' agrees with the ranks of {settings.data}: "
@@ -48,19 +42,17 @@ def judge_tuning(settings: Any, context: Context) -> dict[str, Any]:
     return figures
 
 
-def _judged(
-    settings: Any, asker: Asker, records: list[Comparison]
-) -> tuple[list[Conversation], list[float], dict[str, float]]:
+def _judged(rater: Rater, records: list[Comparison]) -> Judgements:
     """The judge's own judgements that agree with the ranks, their points, and how many did."""
     prompts, texts = [Prompt(record.prompt) for record in records], [record.completions for record in records]
-    rated = rate(asker, ADDITIVE, prompts, texts, settings.judge.explain)
+    rated = rater.rate(ADDITIVE, prompts, texts)
     made, points, agreed = [], [], []
     for record, own in zip(records, rated, strict=True):
         samples = agreeing([one.values for one in own])
         agreed.append(len(samples) / len(own[0].values))
         for text, one in zip(record.completions, own, strict=True):
             for sample in samples:
-                made.append(_conversation(record, text, one.replies[sample], settings.judge.explain))
+                made.append(_conversation(record, text, one.replies[sample], rater.settings.explain))
                 points.append(one.values[sample] or 0.0)
     unread = mean([one.unread / len(one.values) for own in rated for one in own])
     return made, points, {"agree": mean(agreed), "unread": unread}

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from sawyer.data.labels import Labels, read_labels
 from sawyer.data.records import user
 from sawyer.errors import SawyerError
-from sawyer.feedback.ratings import overall, rate
-from sawyer.feedback.rubrics import ASPECTS
+from sawyer.feedback.ratings import overall
+from sawyer.feedback.scales import ASPECTS
 from sawyer.methods.labelling import Scored, answer_id
 from sawyer.pipeline.stage import Context
 from sawyer.pipeline.stages._common import mean
-from sawyer.pipeline.stages._feedback import asker_of, judge_engine
-from sawyer.rollout.kept import KeptEngine
+from sawyer.pipeline.stages._raters import rater_of
 
 if TYPE_CHECKING:
     from sawyer.pipeline.stages._label import Part
@@ -31,15 +30,13 @@ def by_judge(settings: Any, context: Context, parts: dict[str, Part]) -> tuple[d
     Raises:
         SawyerError: too few of the judge's replies can be read, or an endpoint is down.
     """
-    kept = KeptEngine(judge_engine(settings.judge, context), context.scratch / "replies", context, "")
-    asker = asker_of(settings.judge, kept, context.seed)
+    rater = rater_of(settings.judge, context, "ratings of an aspect")
     scored: dict[str, Part] = {}
     figures: dict[str, Any] = {}
     for name, part in parts.items():
         rated = {}
         for aspect in settings.aspects:
-            kept.title = f"{aspect.replace('_', ' ')} of {name}"
-            rated[aspect] = rate(asker, ASPECTS[aspect], part.prompts, part.texts, settings.judge.explain)
+            rated[aspect] = rater.rate(ASPECTS[aspect], part.prompts, part.texts)
         scored[name] = part.scored(
             [
                 [
@@ -58,8 +55,8 @@ def by_judge(settings: Any, context: Context, parts: dict[str, Part]) -> tuple[d
             aspect: mean([value for own in rated[aspect] for one in own if not math.isnan(value := one.mean)])
             for aspect in settings.aspects
         }
-    if asker.unread:
-        context.say(f"{asker.unread} of {asker.asked} of the judge's replies could not be read")
+    if rater.unread:
+        context.say(f"{rater.unread} of {rater.asked} of the judge's replies could not be read")
     return scored, figures
 
 

@@ -16,17 +16,16 @@ from typing import Any
 from sawyer.data.records import Comparison, Prompt, user
 from sawyer.data.rouge import Overlaps
 from sawyer.evals.judge_accuracy import judge_accuracy
-from sawyer.feedback.ratings import Rated, rate
-from sawyer.feedback.rubrics import ADDITIVE
+from sawyer.feedback.ratings import Rated
+from sawyer.feedback.scales import ADDITIVE
 from sawyer.methods.self_instruct import grow
 from sawyer.numerics import release
 from sawyer.pipeline.files import read_json, write_json
 from sawyer.pipeline.stages._common import mean, read_part
 from sawyer.pipeline.stages._engines import engine_for
-from sawyer.pipeline.stages._feedback import asker_of
 from sawyer.pipeline.stages._iterate import Iterations
+from sawyer.pipeline.stages._raters import Rater
 from sawyer.rollout.files import generate_resumably
-from sawyer.rollout.kept import KeptEngine
 from sawyer.rollout.protocol import Completion, Engine
 
 INSTRUCTIONS = 500
@@ -92,9 +91,7 @@ class SelfRewarding(Iterations):
     def judged(self, prompts: list[Prompt], texts: list[list[str]], folder: Path, title: str) -> list[list[Rated]]:
         """The policy's points for answers, as it is now."""
         assert self.engine is not None
-        kept = KeptEngine(self.engine, folder, self.context, title)
-        asker = asker_of(self.settings.judge, kept, self.context.seed)
-        return rate(asker, ADDITIVE, prompts, texts, self.settings.judge.explain)
+        return Rater(self.settings.judge, self.engine, folder, self.context, title).rate(ADDITIVE, prompts, texts)
 
     def rewards(self, prompts: list, texts: list[list[str]], file: Path) -> list[list[float]]:
         """The mean points of each completion, not a number where none could be read."""

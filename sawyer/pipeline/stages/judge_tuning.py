@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from sawyer.pipeline.stage import Context, Ref, Stage
-from sawyer.pipeline.stages._feedback import RaterSettings
+from sawyer.pipeline.stages._raters import RaterSettings
 from sawyer.settings import Settings as BaseSettings
 
 
@@ -20,8 +20,8 @@ class Settings(BaseSettings):
     """At most so many comparisons of each part."""
     by: Literal["judge", "ranks"] = "judge"
     """Whose words are learned: the judge's own, where its points agree with the ranks (self-rewarding models); or the
-    points alone that the ranks, or the data's scores, stand for, for models whose judgements agree with nobody. These
-    are read by a judge that is asked with `explain: false`."""
+    points alone that the ranks, or the data's scores, stand for, for models whose judgements agree with nobody. A
+    judge tuned on these is to be asked with `explain: false` or `read: tokens`."""
     judge: RaterSettings | None = None
     """With `by: judge`: the model that judges each answer, and how it is asked; several `samples` give more to keep."""
     most: float = Field(default=0.5, gt=0, le=1)
@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     def _a_judge_that_is_asked(self) -> Settings:
         if (self.by == "judge") != (self.judge is not None):
             raise ValueError("`by: judge` needs `judge`, and `by: ranks` asks none: give both or neither")
+        if self.judge is not None and self.judge.read == "tokens":
+            raise ValueError("judgements to learn are the judge's words: leave `read: tokens` out")
         return self
 
 

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from sawyer.methods.labelling import Form
 from sawyer.pipeline.stage import Context, Ref, Stage
-from sawyer.pipeline.stages._feedback import RaterSettings
 from sawyer.pipeline.stages._gold import GoldSettings
+from sawyer.pipeline.stages._raters import RaterSettings
 from sawyer.settings import InputFile
 
 Aspect = Literal["helpfulness", "honesty", "truthfulness", "instruction_following"]

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from sawyer.methods.self_instruct import InstructionSettings
 from sawyer.pipeline.stage import Context, Ref, Stage
 from sawyer.pipeline.stages._common import training_needs
-from sawyer.pipeline.stages._feedback import AskingSettings
 from sawyer.pipeline.stages._iterate_settings import LoopSettings
+from sawyer.pipeline.stages._raters import AskingSettings
 from sawyer.rollout.sampling import Sampling
 from sawyer.settings import Settings as BaseSettings
 

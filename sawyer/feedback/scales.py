@@ -16,13 +16,15 @@ from dataclasses import dataclass
 
 from sawyer.data.records import Message, Prompt, user
 
+VERDICT = "Score: "
+"""What stands before the number."""
 _VERDICT = re.compile(r"\bscore\W{0,4}?:[\s*_]*(-?\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*\d+)?[\s.*_]*$", re.I | re.M)
 _LIKE_A_VERDICT = re.compile(r"\bscore\W{1,5}", re.I)
 _LIKE_A_BORDER = re.compile(r"\[(?=\s*(?:begin|end) of\b)", re.I)
 
 
 @dataclass(frozen=True)
-class Rubric:
+class Scale:
     """How one number is asked for.
 
     Attributes:
@@ -43,15 +45,21 @@ class Rubric:
             explain: whether the judge is to say why before its verdict, or to give the verdict alone.
         """
         turns = "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
-        number = f"`Score: ` and a whole number from {self.low} to {self.high}"
-        ending = f"Reply with one line that says {number}, and with nothing else."
+        number = f"`{VERDICT}` and a whole number from {self.low} to {self.high}"
+        ending = f"Now grade the answer. Reply with one line that says {number}, and with nothing else."
         if explain:
             ending = (
-                f"First explain your judgement in a few sentences. Then end with a line that says {number}, and with "
-                "nothing after it."
+                "Now grade the answer. First explain your judgement in a few sentences. Then end with a line that says "
+                f"{number}, and with nothing after it."
             )
-        blocks = (f"{self.question}\n{ending}", _block("conversation", turns), _block("answer", answer))
-        return Prompt((user("\n\n".join(blocks)),))
+        return Prompt(
+            (user("\n\n".join([self.question, _block("conversation", turns), _block("answer", answer), ending])),)
+        )
+
+    @property
+    def numbers(self) -> list[str]:
+        """All that a verdict can be, as text."""
+        return [str(number) for number in range(self.low, self.high + 1)]
 
     def read(self, reply: str) -> float | None:
         """The score at the end of a line, the last one; None where there is none or it is out of range."""
@@ -69,18 +77,18 @@ def _block(title: str, text: str) -> str:
     return f"[begin of {title}]\n{defused(text)}\n[end of {title}]"
 
 
-def _aspect(name: str, looks_at: str, worst: str, best: str) -> Rubric:
+def _aspect(name: str, looks_at: str, worst: str, best: str) -> Scale:
     question = (
         f"You grade one aspect of the answer that an AI assistant gave to a user: {name.replace('_', ' ')}. {looks_at} "
         f"Grade nothing else: neither length nor style, nor what belongs to another aspect. 1 means that {worst}, 3 "
         f"that it is mixed, 5 that {best}."
     )
-    return Rubric(name, question, 1, 5)
+    return Scale(name, question, 1, 5)
 
 
-ASPECTS: dict[str, Rubric] = {
-    rubric.name: rubric
-    for rubric in (
+ASPECTS: dict[str, Scale] = {
+    scale.name: scale
+    for scale in (
         _aspect(
             "helpfulness",
             "Does the answer give the user what they need, right, complete and clear enough to be used?",
@@ -112,7 +120,7 @@ ASPECTS: dict[str, Rubric] = {
 }
 """Aspect -> its question, in the order in which they are asked."""
 
-ADDITIVE = Rubric(
+ADDITIVE = Scale(
     "additive",
     "You grade the answer that an AI assistant gave to a user by adding up points. Start at 0, and add one point for "
     "each of these that holds:\n"
