@@ -14,6 +14,7 @@ from sawyer import __version__
 from sawyer.cli_data import app as data_verbs
 from sawyer.cli_eval import API, SCORER
 from sawyer.cli_eval import app as evaluation_verbs
+from sawyer.cli_judge import judge
 from sawyer.cli_score import score
 from sawyer.cli_seeds import print_seeds
 from sawyer.console import INCOMPLETE, INTERRUPTED, USER_ERROR, AsJson, print_table, table
@@ -243,6 +244,12 @@ def generate(
 app.command(
     short_help="Add scores to the rows of a file.", cls=with_settings(SCORER, API, leave_out=["endpoint", "logprobs"])
 )(score)
+app.command(
+    short_help="Let judges compare answers, and measure how far they agree with people.",
+    cls=with_settings(
+        "sawyer.feedback.judge_settings:JudgeForm", API, leave_out=["endpoint", "logprobs", "both_orders"]
+    ),
+)(judge)
 
 
 @app.command(short_help="List the recipes that come with Sawyer.")

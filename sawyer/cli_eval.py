@@ -88,7 +88,7 @@ def rewardbench(
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
     print(f"{result['model']} ({result['scorer']}) on RewardBench, version {result['version']}")
-    _print("", "score", "interval", "rows", rows=work.table_rows(result))
+    print_lines("", "score", "interval", "rows", rows=work.table_rows(result))
     for line in work.summary_lines(result):
         print(line)
 
@@ -154,7 +154,7 @@ def reward(
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
     print(f"{result['model']} ({result['scorer']}): {result['pairs']} pairs of {result['prompts']} prompts")
-    _print("", "", "interval", "n", rows=work.table_rows(result))
+    print_lines("", "", "interval", "n", rows=work.table_rows(result))
 
 
 @app.command(short_help="How far raters agree, people and judges, and what biases judges.")
@@ -212,7 +212,7 @@ def agreement(
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
     print(f"{len(result['raters'])} raters of {result['items']} items, {result['prompts']} prompts")
-    _print("", "", "interval", "n", rows=table_rows(result))
+    print_lines("", "", "interval", "n", rows=table_rows(result))
 
 
 def remote_judge(context: typer.Context, endpoint: str | None) -> ApiSettings | None:
@@ -245,7 +245,7 @@ def worked(work: Callable[[Any], dict[str, Any]], request: Any) -> dict[str, Any
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _print(*columns: str, rows: list[tuple[str, str, str, str]]) -> None:
+def print_lines(*columns: str, rows: list[tuple[str, str, str, str]]) -> None:
     shown = table(*columns)
     for row in rows:
         shown.add_row(*row)

@@ -65,7 +65,7 @@ def evaluate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
         if place is not None:
             check_out(place, request.overwrite, suffix)
     scorer = make_scorer(request.scorer)
-    if scorer.kind == "judge" or scorer.protocol.get("ensemble") == "majority":
+    if scorer.kind == "judge" or scorer.protocol.get("ensemble") in ("majority", "reliability"):
         raise SawyerError("`sawyer eval reward` needs scores or probabilities, and verdicts are neither")
     if scorer.prefers and request.samples is not None:
         raise SawyerError("--samples needs a model that scores completions by themselves, not --scorer pairwise")

@@ -18,7 +18,7 @@ from typing import Any
 from sawyer import __version__
 from sawyer.apps.measuring import fingerprint, measure_all
 from sawyer.apps.scorer_settings import ScorerSettings
-from sawyer.apps.scorers import make_scorer
+from sawyer.apps.scorers import check_pairs, make_scorer
 from sawyer.apps.work import check_out, work_folder
 from sawyer.data.files import write_rows
 from sawyer.data.rewardbench import TIES, load_bench
@@ -70,6 +70,7 @@ def evaluate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
         check_out(request.out, request.overwrite, ".json")
     scorer = make_scorer(request.scorer, request.api, request.cache)
     bench = load_bench(request.data, request.version, prior=request.prior, max_bad=request.max_bad, limit=request.limit)
+    check_pairs(scorer, len(bench.trials) if bench.version == 1 else None)
     if request.ties is not None and bench.version == 2:
         raise SawyerError("--ties is for version 1; in version 2 completions that are level at the top share the point")
     for line in bench.left_out:

@@ -13,19 +13,17 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sawyer.apps.engines import feedback, local_engine, remote_engine
 from sawyer.apps.request import Request, check, fingerprint
-from sawyer.apps.work import work_folder
+from sawyer.apps.work import Shown, work_folder
 from sawyer.data.files import write_rows
 from sawyer.data.prompts import PromptFile, read_prompts
 from sawyer.errors import SawyerError
-from sawyer.journal import Silent
 from sawyer.pipeline.disk import disk_errors
 from sawyer.pipeline.progress import Voice, duration
 from sawyer.rollout.files import generate_resumably
@@ -69,7 +67,7 @@ def generate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
     voice = voice or Voice()
     check(request)
     prompts = read_prompts(request.prompts, system=request.system)
-    journal = _Journal(voice)
+    journal = Shown(voice)
     with (
         disk_errors(request.out.parent),
         work_folder(request.out, fingerprint(request, prompts), "generating into") as work,
@@ -129,7 +127,7 @@ def _best_of(engine: Engine, request: Request, choice: Feedback | None) -> Engin
 
 
 def _ask(
-    engine: Engine, ledger: Ledger, request: Request, prompts: PromptFile, journal: _Journal
+    engine: Engine, ledger: Ledger, request: Request, prompts: PromptFile, journal: Shown
 ) -> list[list[Completion]]:
     """A remote model's completions, all in one call: each answer is kept as it comes, so there are no chunks, at
     whose ends all would wait for the slowest."""
@@ -149,32 +147,6 @@ def _ask(
         )
         bar.advance(total - done)  # empty and repeated prompts
     return completions
-
-
-class _Journal(Silent):
-    """Shows progress as a run does, and remembers how fast it was."""
-
-    def __init__(self, voice: Voice) -> None:
-        super().__init__()
-        self._voice = voice
-        self._bar: Any = None
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """None where nothing was generated in this session."""
-        return self._bar.fields.get("tokens_per_second") if self._bar is not None else None
-
-    def progress(self, total: int | None, title: str, unit: str = "step", start: int = 0) -> Any:
-        @contextmanager
-        def shown() -> Iterator[Any]:
-            with self._voice.progress(total, title, unit, start) as bar:
-                self._bar = bar
-                yield bar
-
-        return shown()
-
-    def say(self, text: str) -> None:
-        self._voice.say(text)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------

@@ -51,7 +51,9 @@ class Rows:
     ) -> None:
         self._path, self._column, self._limit = path, column, limit
         self._convert = converter(_format_of(path) if format == AUTO else format)
-        self._compares = scorer.kind == "pairwise" or scorer.protocol.get("ensemble") == "majority"
+        form = scorer.protocol.get("judge", {}).get("form")
+        by_siblings = form in ("pairwise", "scale", "best_of") or scorer.protocol.get("ensemble") == "majority"
+        self._compares = scorer.kind == "pairwise" or by_siblings
         self._templates = _Templates(scorer, settings)
 
     def usable(self, report: LoadReport | None = None) -> Iterator[Row]:

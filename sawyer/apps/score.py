@@ -23,7 +23,7 @@ from sawyer import __version__
 from sawyer.apps.measuring import COUNTED, check_finite, counts_of, tell_cost
 from sawyer.apps.scorable_rows import Rows
 from sawyer.apps.scorer_settings import ScorerSettings
-from sawyer.apps.scorers import Member, Scorer, make_scorer, measure
+from sawyer.apps.scorers import Member, Scorer, check_pairs, make_scorer, measure
 from sawyer.apps.work import check_out, work_folder
 from sawyer.data.files import iter_rows, suffix_of, write_rows
 from sawyer.data.records import Prompt
@@ -81,6 +81,7 @@ def score(request: Request, voice: Voice | None = None) -> dict[str, Any]:
     if request.limit is not None and request.limit < 1:
         raise SawyerError(f"--limit is {request.limit}; at least one row must stay")
     scorer = make_scorer(request.scorer, request.api, request.cache)
+    check_pairs(scorer, None)
     rows = Rows(request.data, scorer, request.scorer, request.format, request.column, request.limit)
     with voice.progress(None, f"check {request.data.name}", "row") as bar:
         survey = rows.survey(request.max_dropped, bar.advance)

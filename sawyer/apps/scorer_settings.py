@@ -7,7 +7,13 @@ from typing import Literal
 from pydantic import Field, FiniteFloat
 
 from sawyer.feedback.computed import Computed
+from sawyer.feedback.judge_settings import JudgeForm, judge_form
 from sawyer.settings import Settings
+
+JUDGE = (
+    "form", "template", "template_file", "rubric_file", "read", "samples", "temperature", "tries", "unread_limit"
+)  # fmt: skip
+"""Settings of a judge's form that are options with `judge_` before them."""
 
 
 class ScorerSettings(Settings):
@@ -30,14 +36,32 @@ class ScorerSettings(Settings):
     arithmetic that of prompts to work something out."""
     words: tuple[str, ...] = ()
     """With bag_of_words: a word to count; give it several times."""
-    ensemble: Literal["mean", "min", "mean-std", "majority"] | None = None
-    """How several models become one score."""
+    ensemble: Literal["mean", "min", "median", "mean-std", "majority", "reliability"] | None = None
+    """How several models become one score; reliability weighs verdicts on pairs by how often each model is right."""
     k: FiniteFloat = 1.0
     """With --ensemble mean-std: how many standard deviations are taken off."""
     both_orders: bool = False
     """With judge: ask for each pair twice, the answers changed round."""
     judge_tokens: int = Field(default=2048, ge=1)
     """With judge: longest answer."""
+    judge_form: Literal["pairwise", "scale", "pointwise", "rubric", "best_of"] | None = None
+    """With judge: how it is asked; left out, a pair without a tie, and a rating where there are no pairs."""
+    judge_template: str | None = None
+    """With --judge-form: another built-in template, such as pairwise-direct."""
+    judge_template_file: str | None = None
+    """With --judge-form: a template of your own, a YAML file."""
+    judge_rubric_file: str | None = None
+    """With --judge-form rubric: a YAML file of criteria with weights."""
+    judge_read: Literal["text", "tokens"] = "text"
+    """With --judge-form: the verdict that is written, or its mean under the tokens' probabilities."""
+    judge_samples: int = Field(default=1, ge=1)
+    """With --judge-form: answers to each question, of which the mean counts."""
+    judge_temperature: FiniteFloat = Field(default=0.0, ge=0)
+    """With --judge-form: of its answers."""
+    judge_tries: int = Field(default=1, ge=1)
+    """With --judge-form: how often a question is asked, at most, until its answer holds a verdict."""
+    judge_unread_limit: FiniteFloat | None = Field(default=None, ge=0, le=1)
+    """With --judge-form: stop where a larger share of answers holds no verdict."""
     max_tokens: int = Field(default=2048, ge=2)
     """Local models: longer prompts and completions lose their beginning; encoders cut the longer of the two."""
     token_budget: int = Field(default=4096, ge=1)
@@ -50,3 +74,14 @@ class ScorerSettings(Settings):
     """With --chat-template: take it although the model was trained with another."""
     seed: int = 0
     """Of random scores, of the judge's coin, and of resampling."""
+
+    def judge(self) -> JudgeForm | None:
+        """How the judge is asked; None without a form.
+
+        Raises:
+            SawyerError: the template or the rubric is none, or settings contradict each other.
+        """
+        if self.judge_form is None:
+            return None
+        own = {name: getattr(self, f"judge_{name}") for name in JUDGE}
+        return judge_form(both_orders=self.both_orders, max_tokens=self.judge_tokens, **own)

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sawyer.apps.scorer_settings import ScorerSettings
+from sawyer.apps.scorer_settings import JUDGE, ScorerSettings
 from sawyer.data.rewardbench import TIES, Trial
 from sawyer.errors import SawyerError
-from sawyer.feedback.ensemble import PREFERENCE_RULES
+from sawyer.feedback.ensemble import PREFERENCE_RULES, RULES
+from sawyer.feedback.panel import FEWEST
 from sawyer.feedback.protocol import Feedback, prefer
 from sawyer.pipeline.files import path_sha256
 from sawyer.rollout.api_settings import ApiSettings
+from sawyer.rollout.protocol import Engine
 
 BASELINES = ("random", "length", "shorter")
 NO_MODEL = ("rule", *BASELINES)
@@ -73,7 +75,9 @@ def make_scorer(settings: ScorerSettings, api: ApiSettings | None = None, cache:
     if kind == "dpo-ref-free":
         protocol["ref_free"] = settings.ref_free
     if kind == "judge":
+        form = settings.judge()
         protocol |= {"both_orders": settings.both_orders, "judge_tokens": settings.judge_tokens}
+        protocol |= {} if form is None else {"judge": form.described()}
     if api is not None:
         protocol["endpoint"] = api.endpoint
         members = tuple(_remote_judge(name, settings, api, cache, protocol) for name in settings.model)
@@ -93,14 +97,15 @@ def measure(feedback: Feedback, trials: Sequence[Trial], version: int) -> list[d
         SawyerError: as the feedback does.
     """
     from sawyer.feedback.judge import Grade, Judge
+    from sawyer.feedback.judges import drawn
 
     prompts = [trial.prompt for trial in trials]
     if version == 1 and hasattr(feedback, "prefer"):
         pairs = [(trial.chosen[0], trial.rejected[0]) for trial in trials]
-        if not isinstance(feedback, Judge):
+        judged = getattr(feedback, "verdicts", None)
+        if judged is None:
             return [{"p": p} for p in prefer(feedback, prompts, pairs)]
-        games = feedback.verdicts(prompts, pairs)
-        return [{"p": sum(0.5 if g is None else g for g in own) / len(own), "games": own} for own in games]
+        return [{"p": drawn(games), "games": games} for games in judged(prompts, pairs)]
     if isinstance(feedback, Judge):
         # a judge that rewards depth would tear apart the answers that Ties holds to be equally right
         grades: list[Grade] = ["correctness" if trial.subset == TIES else "quality" for trial in trials]
@@ -108,6 +113,25 @@ def measure(feedback: Feedback, trials: Sequence[Trial], version: int) -> list[d
     else:
         scores = feedback.score(prompts, [trial.completions for trial in trials])
     return [{"scores": own} for own in scores]
+
+
+def check_pairs(scorer: Scorer, pairs: int | None) -> None:
+    """Refuse an ensemble by reliability where there are not enough verdicts on pairs to measure it on.
+
+    Args:
+        pairs: how many there will be; None where completions are scored and not compared.
+
+    Raises:
+        SawyerError: see above.
+    """
+    if scorer.protocol.get("ensemble") != "reliability":
+        return
+    if pairs is None:
+        raise SawyerError(
+            f"--ensemble reliability is measured on verdicts on pairs, and here are scores; choose {', '.join(RULES)}"
+        )
+    if pairs < FEWEST:
+        raise SawyerError(f"--ensemble reliability is measured on at least {FEWEST} pairs, and there are {pairs}")
 
 
 # --- which scorer -----------------------------------------------------------------------------------------------------
@@ -145,6 +169,8 @@ def _check(settings: ScorerSettings, kind: str, api: ApiSettings | None, cache: 
         "ref_free": (kind == "dpo-ref-free", "--scorer dpo-ref-free"),
         "both_orders": (kind == "judge", "--scorer judge"),
         "judge_tokens": (kind == "judge", "--scorer judge"),
+        "judge_form": (kind == "judge", "--scorer judge"),
+        **{f"judge_{name}": (settings.judge_form is not None, "--judge-form") for name in JUDGE[1:]},
         "rule": (kind == "rule", "--scorer rule"),
         "words": (settings.rule == "bag_of_words", "--rule bag_of_words"),
         "k": (settings.ensemble == "mean-std", "--ensemble mean-std"),
@@ -178,8 +204,10 @@ def _check(settings: ScorerSettings, kind: str, api: ApiSettings | None, cache: 
             raise SawyerError("--ensemble needs at least two models; give --model several times")
         if kind in PREFERS and settings.ensemble not in PREFERENCE_RULES:
             raise SawyerError(
-                f"models that compare pairs can be combined by {' or '.join(PREFERENCE_RULES)}, not {settings.ensemble}"
+                f"models that compare pairs are combined by {', '.join(PREFERENCE_RULES)}, not by {settings.ensemble}"
             )
+        if kind not in PREFERS and settings.ensemble not in RULES:
+            raise SawyerError(f"models that score are combined by {', '.join(RULES)}, not by {settings.ensemble}")
     if kind == "classifier":
         for name in settings.model:
             if not _is_reward_model(name):
@@ -239,12 +267,13 @@ def _baseline(kind: str, seed: int) -> Member:
 def _remote_judge(
     name: str, settings: ScorerSettings, api: ApiSettings, cache: Path | None, protocol: dict[str, Any]
 ) -> Member:
-    from sawyer.feedback.judge import Judge
+    from sawyer.feedback.token_verdicts import TOPS
     from sawyer.rollout.api_engine import ApiEngine
 
+    tops = TOPS if settings.judge_read == "tokens" else 0
+
     def load(folder: Path) -> Feedback:
-        engine = ApiEngine(name, api, cache=cache or folder / "answers")
-        return Judge(engine, both_orders=settings.both_orders, max_tokens=settings.judge_tokens, seed=settings.seed)
+        return _judge(ApiEngine(name, api, cache=cache or folder / "answers", tops=tops), settings)
 
     sent = api.model_dump(include={"vendor_options", "send_seed", "length_name"})
     return Member(name, load, [name, protocol, sent])
@@ -281,7 +310,6 @@ def _load(name: str, kind: str, settings: ScorerSettings) -> Feedback:
 
 
 def _local_judge(name: str, settings: ScorerSettings, device: Any) -> Feedback:
-    from sawyer.feedback.judge import Judge
     from sawyer.feedback.template import scoring_format
     from sawyer.models.load import load_policy
     from sawyer.models.precision import DTYPES
@@ -289,5 +317,14 @@ def _local_judge(name: str, settings: ScorerSettings, device: Any) -> Feedback:
 
     chat = scoring_format(name, settings.chat_template, force=settings.force)
     model: Any = load_policy(name, dtype=DTYPES[settings.precision])
-    engine = TorchEngine(model.to(device), chat, take=True, max_batch=JUDGE_BATCH)
+    return _judge(TorchEngine(model.to(device), chat, take=True, max_batch=JUDGE_BATCH), settings)
+
+
+def _judge(engine: Engine, settings: ScorerSettings) -> Feedback:
+    from sawyer.feedback.judge import Judge
+    from sawyer.feedback.judges import make_judge
+
+    form = settings.judge()
+    if form is not None:
+        return make_judge(engine, form, settings.seed)
     return Judge(engine, both_orders=settings.both_orders, max_tokens=settings.judge_tokens, seed=settings.seed)

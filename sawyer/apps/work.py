@@ -13,9 +13,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sawyer.data.files import suffix_of
 from sawyer.errors import SawyerError
+from sawyer.journal import Silent
+from sawyer.pipeline.progress import Voice
 
 
 def check_out(out: Path, overwrite: bool, suffix: str | None = None) -> None:
@@ -62,3 +65,29 @@ def work_folder(out: Path, fingerprint: str, doing: str) -> Iterator[Path]:
         lock.release()
         if root.exists() and not any(root.rglob("*.json")):
             shutil.rmtree(root, ignore_errors=True)
+
+
+class Shown(Silent):
+    """Shows progress as a run does, and remembers how fast it was."""
+
+    def __init__(self, voice: Voice) -> None:
+        super().__init__()
+        self._voice = voice
+        self._bar: Any = None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """None where nothing was generated in this session."""
+        return self._bar.fields.get("tokens_per_second") if self._bar is not None else None
+
+    def progress(self, total: int | None, title: str, unit: str = "step", start: int = 0) -> Any:
+        @contextmanager
+        def shown() -> Iterator[Any]:
+            with self._voice.progress(total, title, unit, start) as bar:
+                self._bar = bar
+                yield bar
+
+        return shown()
+
+    def say(self, text: str) -> None:
+        self._voice.say(text)

@@ -1,4 +1,5 @@
-"""Several reward models as one: their mean, the least of them, the mean less their disagreement, or their votes.
+"""Several reward models as one: their mean, the least or the median of them, the mean less their disagreement, or their
+votes.
 
 Rewards of different models have different scales, so each is brought to mean 0 and standard deviation 1 first, over a
 set of completions that is the same for all. Taking the least, or the mean less k standard deviations across members,
@@ -10,18 +11,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
+from sawyer.feedback.panel import assessed
 from sawyer.feedback.protocol import Feedback, prefer
 
-Rule = Literal["mean", "min", "mean-std", "majority"]
-RULES: tuple[Rule, ...] = ("mean", "min", "mean-std", "majority")
-PREFERENCE_RULES: tuple[Rule, ...] = ("mean", "majority")
-"""How preferences between pairs can be combined, which have no scale."""
+Rule = Literal["mean", "min", "median", "mean-std", "majority", "reliability"]
+RULES: tuple[Rule, ...] = ("mean", "min", "median", "mean-std", "majority")
+"""How scores can be combined."""
+PREFERENCE_RULES: tuple[Rule, ...] = ("mean", "median", "majority", "reliability")
+"""How preferences between pairs can be combined, which have no scale: as in a `Panel`."""
 Scale = tuple[float, float]
 """Mean and standard deviation of a member's scores."""
 
@@ -31,7 +34,7 @@ class Ensemble:
 
     Args:
         members: at least two, scores or preferences.
-        rule: `mean`, `min`, `mean-std`, or `majority` (of the members, pair by pair).
+        rule: `mean`, `min`, `median`, `mean-std`, or `majority` (of the members, pair by pair).
         k: how many standard deviations `mean-std` takes off.
         scales: of each member; None combines the scores as they are. See `fit`.
     """
@@ -56,10 +59,10 @@ class Ensemble:
         return combine(scores, self.rule, k=self.k, scales=self.scales)
 
     def prefer(self, prompts: Sequence[Prompt], pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """P(the first of a pair is better): of `majority` the share of members that say so; of `mean`, where all
-        members compare pairs themselves, the mean of what they say; else Bradley-Terry."""
+        """P(the first of a pair is better): of `majority` the share of members that say so; of `mean` and
+        `median`, where all members compare pairs themselves, that of what they say; else Bradley-Terry."""
         compare = all(hasattr(member, "prefer") for member in self.members)
-        if self.rule == "majority" or (self.rule == "mean" and compare):
+        if self.rule == "majority" or (self.rule in ("mean", "median") and compare):
             return combine_preferences([prefer(member, prompts, pairs) for member in self.members], self.rule)
         return prefer(_Scores(self), prompts, pairs)
 
@@ -98,9 +101,9 @@ def combine(
 ) -> list[list[float]]:
     """[prompts][completions] one number each, from [members][prompts][completions].
 
-    `mean`, `min` and `mean-std` are taken across members, of scores brought to each member's scale; a member that gives
-    everything the same score counts 0. `majority`: the mean over siblings of the share of members that put the
-    completion above the sibling, a tie half; 0.5 for one without siblings.
+    `mean`, `min`, `median` and `mean-std` are taken across members, of scores brought to each member's scale; a member
+    that gives everything the same score counts 0. `majority`: the mean over siblings of the share of members that put
+    the completion above the sibling, a tie half; 0.5 for one without siblings.
     """
     scaled = []
     for member, (mean, std) in zip(scores, scales or [(0.0, 1.0)] * len(scores), strict=True):
@@ -115,6 +118,8 @@ def combine(
             value_K = (share_K_K.sum(1) - 0.5) / (n - 1) if n > 1 else np.full(n, 0.5)
         elif rule == "min":
             value_K = z_M_K.min(0)
+        elif rule == "median":
+            value_K = np.median(z_M_K, 0)
         else:
             value_K = z_M_K.mean(0) - (k * z_M_K.std(0) if rule == "mean-std" else 0.0)
         combined.append(value_K.tolist())
@@ -122,17 +127,14 @@ def combine(
 
 
 def combine_preferences(preferences: Sequence[Sequence[float]], rule: Rule) -> list[float]:
-    """[pairs] one P each, from [members][pairs]: their `mean`, or of `majority` the share of members whose P is above
-    one half, those at one half counting half.
+    """[pairs] one P each, from [members][pairs]; for the rules see `panel`.
 
     Raises:
-        SawyerError: the rule is another, which only scores have.
+        SawyerError: the rule is another, which only scores have; reliability is to be measured on too few pairs.
     """
     if rule not in PREFERENCE_RULES:
         raise SawyerError(
-            f"models that compare pairs can be combined by {' or '.join(PREFERENCE_RULES)}; {rule} needs scores"
+            f"models that compare pairs can be combined by {', '.join(PREFERENCE_RULES)}; {rule} needs scores"
         )
-    p_M_n = np.array(preferences, dtype=np.float64)
-    if rule == "mean":
-        return p_M_n.mean(0).tolist()
-    return ((p_M_n > 0.5) + 0.5 * (p_M_n == 0.5)).mean(0).tolist()
+    by: Any = rule
+    return [assessment.value for assessment in assessed(preferences, by)]

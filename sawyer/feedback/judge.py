@@ -16,11 +16,9 @@ from typing import Literal
 
 from sawyer.data.records import Message, Prompt, user
 from sawyer.feedback.asking import Asker
-from sawyer.feedback.protocol import uniform
+from sawyer.feedback.judge_template import block, conversation_block
+from sawyer.feedback.judges import UNREADABLE, drawn, orders
 from sawyer.rollout.protocol import Engine
-
-UNREADABLE = -1.0
-"""The rating of an answer that the judge did not rate."""
 
 COMPARE = (
     "You compare two answers that two AI assistants gave to the same user. Find out which of them serves the user "
@@ -88,9 +86,7 @@ class Judge:
 
     def prefer(self, prompts: Sequence[Prompt], pairs: Sequence[tuple[str, str]]) -> list[float]:
         """P(the first of a pair is better): 1, 0 or 0.5, with both orders also 0.25 and 0.75."""
-        return [
-            sum(0.5 if won is None else won for won in games) / len(games) for games in self.verdicts(prompts, pairs)
-        ]
+        return [drawn(games) for games in self.verdicts(prompts, pairs)]
 
     def verdicts(self, prompts: Sequence[Prompt], pairs: Sequence[tuple[str, str]]) -> list[list[float | None]]:
         """For each pair its games, one or two: 1.0 the first won, 0.0 the second did, None no verdict.
@@ -100,7 +96,7 @@ class Judge:
         games = [
             (i, shown)
             for i, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True))
-            for shown in self._orders(prompt, pair)
+            for shown in orders(self.seed, prompt, pair, both=self.both_orders)
         ]
         asked = [comparison_prompt(prompts[i].prompt, *(pairs[i][side] for side in shown)) for i, shown in games]
         results: list[list[float | None]] = [[] for _ in pairs]
@@ -126,24 +122,15 @@ class Judge:
         ratings = iter([UNREADABLE if answer.value is None else answer.value for [answer] in answers])
         return [[next(ratings) for _ in own] for own in completions]
 
-    def _orders(self, prompt: Prompt, pair: tuple[str, str]) -> list[tuple[int, int]]:
-        """Which of the pair are shown as A and B, in each game. The same for the pair and for the swapped pair."""
-        if pair[0] == pair[1]:
-            return []
-        forth, back = ((0, 1), (1, 0)) if pair[0] < pair[1] else ((1, 0), (0, 1))
-        if self.both_orders:
-            return [forth, back]
-        return [forth if uniform(self.seed, list(prompt.prompt), sorted(pair)) < 0.5 else back]
-
 
 def comparison_prompt(messages: Sequence[Message], a: str, b: str) -> Prompt:
     """The question which of two answers is better."""
-    return _question(COMPARE, messages, _block("answer of assistant A", a), _block("answer of assistant B", b))
+    return _question(COMPARE, messages, block("answer of assistant A", a), block("answer of assistant B", b))
 
 
 def rating_prompt(messages: Sequence[Message], answer: str, grade: Grade = "quality") -> Prompt:
     """The question how good an answer is."""
-    return _question(RATE[grade], messages, _block("answer of the assistant", answer))
+    return _question(RATE[grade], messages, block("answer of the assistant", answer))
 
 
 def verdict(answer: str) -> str | None:
@@ -159,10 +146,5 @@ def rating(answer: str) -> float | None:
 
 
 def _question(instruction: str, messages: Sequence[Message], *blocks: str) -> Prompt:
-    turns = "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
     # one turn of the user: there are chat templates that refuse a system turn
-    return Prompt((user("\n\n".join([instruction, _block("conversation", turns), *blocks])),))
-
-
-def _block(title: str, text: str) -> str:
-    return f"[begin of {title}]\n{text}\n[end of {title}]"
+    return Prompt((user("\n\n".join([instruction, conversation_block(messages), *blocks])),))

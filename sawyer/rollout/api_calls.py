@@ -16,6 +16,7 @@ from typing import Any
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
 from sawyer.rollout.api_settings import ApiSettings
+from sawyer.rollout.protocol import Top
 from sawyer.rollout.sampling import Sampling
 
 _ALWAYS = ("temperature", "top_p")  # sent even at our defaults: endpoints have defaults of their own
@@ -45,6 +46,7 @@ class Reply:
 
     Attributes:
         logps: as the endpoint gave them, empty where it gave none.
+        tops: each token with its likeliest alternatives, empty where the endpoint gave none.
         tokens_in, tokens_out: what the endpoint counted; None where it does not say.
     """
 
@@ -53,13 +55,16 @@ class Reply:
     logps: tuple[float, ...] = ()
     tokens_in: int | None = None
     tokens_out: int | None = None
+    tops: tuple[Top, ...] = ()
 
     def row(self) -> dict[str, Any]:
-        return {**self.__dict__, "logps": list(self.logps)}
+        tops = {"tops": [list(top) for top in self.tops]} if self.tops else {}
+        return {**self.__dict__, "logps": list(self.logps), **tops}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Reply:
-        return cls(**{**row, "logps": tuple(row["logps"])})
+        tops = tuple((token, dict(likeliest)) for token, likeliest in row.get("tops", ()))
+        return cls(**{**row, "logps": tuple(row["logps"]), "tops": tops})
 
 
 def sampling_fields(sampling: Sampling, settings: ApiSettings) -> dict[str, Any]:
@@ -99,14 +104,23 @@ def _json(value: Any) -> Any:
 
 
 def request_body(
-    model: str, prompt: Prompt, sampling_part: Mapping[str, Any], settings: ApiSettings, seed: int, sample: int
+    model: str,
+    prompt: Prompt,
+    sampling_part: Mapping[str, Any],
+    settings: ApiSettings,
+    seed: int,
+    sample: int,
+    tops: int = 0,
 ) -> dict[str, Any]:
-    """The whole request for one completion; `sampling_part` comes from `sampling_fields`."""
+    """The whole request for one completion; `sampling_part` comes from `sampling_fields`, `tops` is how many
+    alternatives are asked for."""
     body: dict[str, Any] = {"model": model, "messages": [dict(turn) for turn in prompt.prompt], **sampling_part}
     if settings.send_seed:
         body["seed"] = request_seed(seed, sample)
-    if settings.logprobs:
+    if settings.logprobs or tops:
         body["logprobs"] = True
+    if tops:
+        body["top_logprobs"] = tops
     return body
 
 
@@ -154,6 +168,7 @@ def read_reply(text: str) -> Reply:
         text=content.encode("utf-16", "surrogatepass").decode("utf-16", "replace"),  # half an emoji, where it was cut
         finished=reason is not None and reason not in _CUT,
         logps=_logps(choice),
+        tops=_tops(choice),
         tokens_in=tokens_in,
         tokens_out=tokens_out,
     )
@@ -186,15 +201,43 @@ def _usage(body: Any) -> tuple[int | None, int | None]:
 
 def _logps(choice: Mapping[str, Any]) -> tuple[float, ...]:
     """All of them, or none: part of them would belong to unknown tokens."""
+    values: list[float] = []
+    for token in _tokens(choice):
+        value = _logp(token)
+        if value is None:
+            return ()
+        values.append(value)
+    return tuple(values)
+
+
+def _tops(choice: Mapping[str, Any]) -> tuple[Top, ...]:
+    """Those of all tokens, or none."""
+    found: list[Top] = []
+    for token in _tokens(choice):
+        tops = token.get("top_logprobs") if isinstance(token, dict) else None
+        if not isinstance(tops, list) or not tops or not isinstance(token.get("token"), str):
+            return ()
+        likeliest: dict[str, float] = {}
+        for top in tops:
+            value = _logp(top)
+            if value is None or not isinstance(top.get("token"), str):
+                return ()
+            likeliest.setdefault(top["token"], value)  # half a character is written like any other half
+        found.append((token["token"], likeliest))
+    return tuple(found)
+
+
+def _tokens(choice: Mapping[str, Any]) -> list[Any]:
     logprobs = choice.get("logprobs")
     tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
-    values: list[float] = []
-    for token in tokens if isinstance(tokens, list) else []:
-        value = token.get("logprob") if isinstance(token, dict) else None
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-            return ()
-        values.append(float(value))
-    return tuple(values)
+    return tokens if isinstance(tokens, list) else []
+
+
+def _logp(token: Any) -> float | None:
+    value = token.get("logprob") if isinstance(token, dict) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def _count(value: Any) -> int | None:

@@ -64,6 +64,7 @@ class ApiEngine:
         settings: ApiSettings | None = None,
         *,
         cache: Path | None = None,
+        tops: int = 0,
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -71,12 +72,13 @@ class ApiEngine:
         Args:
             model: what the endpoint calls it.
             cache: folder of answers that are not asked for again; it may serve many models and endpoints.
+            tops: how many likeliest alternatives to ask for of each token (`Completion.tops`); endpoints give up to 20.
             sleep, clock: how time passes.
 
         Raises:
             SawyerError: the endpoint is no base URL, or the key's variable no name of one.
         """
-        self.model = model
+        self.model, self.tops = model, tops
         self.settings = settings = settings or ApiSettings()
         url = checked_endpoint(settings.endpoint)
         if not _VARIABLE.fullmatch(self.settings.key_variable):  # it may be the key itself, so it is not repeated here
@@ -167,7 +169,7 @@ class ApiEngine:
             if not prompt.text.strip():
                 continue
             for sample in range(n):
-                body = request_body(self.model, prompt, fields, self.settings, seed, sample)
+                body = request_body(self.model, prompt, fields, self.settings, seed, sample, self.tops)
                 question = {"endpoint": self._endpoint.url, "request": body, "seed": seed, "sample": sample}
                 job = jobs.setdefault(json.dumps(question), Job(body, question))
                 job.places.append((index, sample))
@@ -217,7 +219,7 @@ def checked_endpoint(url: str) -> str:
 def _completion(answer: Reply | GivenUp) -> Completion:
     if isinstance(answer, GivenUp):
         return Completion.failed(answer.reason, again=answer.again)
-    return Completion((), answer.logps, answer.text, answer.finished)
+    return Completion((), answer.logps, answer.text, answer.finished, tops=answer.tops)
 
 
 async def _cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["Completion", "Engine", "Sampling"]
 
 
+Top = tuple[str, dict[str, float]]
+"""The text of a token, and the log-probs of the likeliest texts in its place."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """One sampled completion, or why there is none.
@@ -30,6 +34,8 @@ class Completion:
             `max_tokens`.
         full_logps: log-prob of each token under the model's own distribution, softmax(logits) without temperature,
             penalties or filters; empty unless `Sampling.full_logps` asks for it.
+        tops: of an engine that was made to give them, each token's text with the log-probs of the likeliest texts in
+            its place.
         error: None; or, only where a caller asked for `keep_failed`, the sentence why this completion does not exist.
             The other fields are empty then.
         again: of one with an `error`: whether asking again may help, because the fault lies with the engine or the
@@ -41,6 +47,7 @@ class Completion:
     text: str
     finished: bool
     full_logps: tuple[float, ...] = ()
+    tops: tuple[Top, ...] = ()
     error: str | None = None
     again: bool = False
 
@@ -53,6 +60,8 @@ class Completion:
     def from_row(cls, row: Mapping[str, Any]) -> Completion:
         """The completion that `row` wrote."""
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
+        if "tops" in values:
+            values["tops"] = tuple((token, likeliest) for token, likeliest in values["tops"])
         return cls(**values)
 
     def row(self) -> dict[str, Any]:

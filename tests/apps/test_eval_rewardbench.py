@@ -394,7 +394,7 @@ MISTAKES = {
     "two models": (["--model", "POLICY", "--model", "POLICY", "--scorer", "pairwise"], "--ensemble"),
     "the least of preferences": (
         ["--model", "POLICY", "--model", "POLICY", "--scorer", "pairwise", "--ensemble", "min"],
-        "mean or majority",
+        "mean, median, majority, reliability",
     ),
     "an endpoint that classifies": (
         ["--model", "m", "--endpoint", "http://localhost:1/v1", "--scorer", "classifier"],

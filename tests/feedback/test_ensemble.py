@@ -29,6 +29,7 @@ def test_rules_by_hand():
     wanted = {
         "mean": lambda a, b: (a + b) / 2,
         "min": min,
+        "median": lambda a, b: (a + b) / 2,
         "mean-std": lambda a, b: (a + b) / 2 - 2 * abs(a - b) / 2,
     }
     for rule, by_hand in wanted.items():
@@ -69,7 +70,7 @@ def test_swapping_a_pair_gives_one_minus_p(rule):
 def test_mistakes():
     for call in (
         lambda: Ensemble([LengthScore()]),
-        lambda: Ensemble([LengthScore()] * 2, "median"),
+        lambda: Ensemble([LengthScore()] * 2, "reliability"),
         lambda: Ensemble([LengthScore()] * 2, scales=[(0.0, 1.0)]),
         lambda: scale_of([]),
     ):
@@ -96,5 +97,5 @@ def test_members_that_compare_pairs_are_averaged_as_they_are():
     majority = Ensemble([Compares(0.9), Compares(0.4), Compares(0.6)], "majority")
     assert prefer(majority, PROMPTS, [("a", "b"), ("b", "a")]) == pytest.approx([2 / 3, 1 / 3])
     assert combine_preferences([[0.9, 0.2], [0.4, 0.4]], "mean") == pytest.approx([0.65, 0.3])
-    with pytest.raises(SawyerError, match="by mean or majority; min needs scores"):
+    with pytest.raises(SawyerError, match="by mean, median, majority, reliability; min needs scores"):
         combine_preferences([[0.9], [0.4]], "min")

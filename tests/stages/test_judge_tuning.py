@@ -30,7 +30,7 @@ class Judge:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setattr(_raters, "rater_engine", lambda settings, context: Judge())
+    monkeypatch.setattr(_raters, "answering", lambda settings, context: Judge())
     for name in ("data", "folder", "scratch"):
         (tmp_path / name).mkdir()
 

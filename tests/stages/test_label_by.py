@@ -60,7 +60,7 @@ def stage(tmp_path, monkeypatch):
 
     def run(rater: Judge | None = None, out: str = "out", **settings):
         rater = rater or Judge()
-        monkeypatch.setattr(_raters, "rater_engine", lambda settings, context: rater)
+        monkeypatch.setattr(_raters, "answering", lambda settings, context: rater)
         for name in ("folder", "scratch"):
             (tmp_path / out / name).mkdir(parents=True, exist_ok=True)
         said = StringIO()

@@ -13,7 +13,6 @@ from sawyer.data.chat import ChatFormat
 from sawyer.data.files import write_records
 from sawyer.data.records import Prompt, user
 from sawyer.data.verifiable import make_prompts
-from sawyer.feedback.judge import Judge
 from sawyer.feedback.pairwise import PairwiseModel
 from sawyer.feedback.protocol import prefer
 from sawyer.feedback.rules import VerifiableReward
@@ -22,6 +21,7 @@ from sawyer.pipeline.processes import Processes
 from sawyer.pipeline.stages import _online, online
 from sawyer.pipeline.stages._ahead import Ahead
 from sawyer.pipeline.stages._common import reward_model_of
+from sawyer.rollout.kept import KeptEngine
 from sawyer.rollout.protocol import Completion
 from sawyer.train import loop
 from sawyer.train.preference import OPTIMISM, REFERENCE, SCORE
@@ -200,15 +200,15 @@ def judged(monkeypatch):
     """A judge that finds the answer with the more letters e better; what it was asked is kept."""
     asked = []
 
-    def answer(self, prompts):
+    def generate(self, prompts, sampling, n=1, *, seed=0, progress=None, keep_failed=False):
         asked.extend(prompt.text for prompt in prompts)
         verdicts = []
         for prompt in prompts:
             a, b = (prompt.text.split(f"[begin of answer of assistant {x}]\n")[1].split("\n[end")[0] for x in "AB")
             verdicts.append("[[A]]" if (a.count("e"), a) > (b.count("e"), b) else "[[B]]")
-        return verdicts
+        return [[Completion((), (), verdict, True)] for verdict in verdicts]
 
-    monkeypatch.setattr(Judge, "_ask", answer)
+    monkeypatch.setattr(KeptEngine, "generate", generate)
     return asked
 
 
@@ -230,7 +230,8 @@ def test_a_remote_judge_is_asked_once_for_each_question(run, context, monkeypatc
     made = []
 
     class Remote:
-        def __init__(self, name, settings, *, cache):
+        def __init__(self, name, settings, *, cache, tops):
+            assert tops == 0
             made.append((name, settings.endpoint, cache))
 
         def generate(self, prompts, sampling, n, *, seed, keep_failed):

@@ -15,6 +15,7 @@ from sawyer.feedback.ratings import Rated, rate, rate_by_tokens
 from sawyer.feedback.scales import Scale
 from sawyer.pipeline.files import digest, read_json, write_json
 from sawyer.pipeline.stage import Context, Ref
+from sawyer.pipeline.stages._feedback import answering
 from sawyer.rollout.api_settings import ApiSettings
 from sawyer.rollout.kept import KeptEngine
 from sawyer.settings import Settings
@@ -80,7 +81,7 @@ class Rater:
     """Rates answers by an engine as the settings say. What it was told is kept in a folder, by what was asked.
 
     Args:
-        engine: what answers; of one state of a model, which the folder belongs to.
+        engine: what answers; of one state of a model, which the folder belongs to. A remote one keeps its replies itself.
         folder: where replies and ratings are kept.
         title: what progress is called.
     """
@@ -88,8 +89,9 @@ class Rater:
     def __init__(self, settings: AskingSettings, engine: Engine, folder: Path, context: Context, title: str) -> None:
         self.settings, self.engine, self.folder = settings, engine, folder
         self.unread = self.asked = 0
+        here = getattr(settings, "remote", None) is None
         self._asker = Asker(
-            KeptEngine(engine, folder, None, journal=context, title=title),
+            KeptEngine(engine, folder, None, journal=context, title=title) if here else engine,
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
             samples=settings.samples,
@@ -131,16 +133,5 @@ class Rater:
 
 
 def rater_of(settings: RaterSettings, context: Context, title: str) -> Rater:
-    """The rater of the settings; the answers of a remote one are kept one by one."""
-    return Rater(settings, rater_engine(settings, context), context.scratch / "replies", context, title)
-
-
-def rater_engine(settings: RaterSettings, context: Context) -> Engine:
-    """What answers."""
-    if settings.remote is not None:
-        from sawyer.rollout.api_engine import ApiEngine
-
-        return ApiEngine(settings.remote, settings.api, cache=context.scratch / "judged")
-    from sawyer.pipeline.stages._engines import EngineSettings, engine_for
-
-    return engine_for(context, EngineSettings(), context.model(str(settings.model)))
+    """The rater of the settings."""
+    return Rater(settings, answering(settings, context), context.scratch / "replies", context, title)

@@ -11,7 +11,7 @@ from sawyer.methods.online import NashSettings, OptimismSettings
 from sawyer.pipeline.stage import Context, Ref, Stage
 from sawyer.pipeline.stages._common import training_needs
 from sawyer.pipeline.stages._engines import EngineSettings
-from sawyer.pipeline.stages._feedback import JudgeSettings
+from sawyer.pipeline.stages._feedback import JudgeSettings, PanelSettings
 from sawyer.pipeline.stages._gold import GoldSettings
 from sawyer.pipeline.stages._losses import LossSettings
 from sawyer.rollout.sampling import Sampling, contradiction
@@ -26,7 +26,9 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings, GoldSettings):
     reward: Annotated[str, Ref("reward_model", "preference_model")] | None = None
     """The model that scores the answers, or compares them."""
     judge: JudgeSettings | None = None
-    """In place of `reward`: a language model that is asked which of two answers is better."""
+    """In place of `reward`: a language model that is asked which answer is better, or how good each is."""
+    panel: PanelSettings | None = None
+    """Or several judges that judge together."""
     part: str = "train"
     """Which part of the data to train on."""
     validation: str | None = None
@@ -54,8 +56,12 @@ class Settings(OptimizerSettings, EngineSettings, LossSettings, GoldSettings):
 
     @model_validator(mode="after")
     def _fitting(self) -> Settings:
-        if [self.reward is not None, self.judge is not None, self.has_gold].count(True) != 1:
-            raise ValueError("give `reward`, a model, or a gold reward (`gold: verifiable`), or a `judge`: one of them")
+        judged = [self.judge is not None, self.panel is not None]
+        if [self.reward is not None, self.has_gold, *judged].count(True) != 1:
+            raise ValueError(
+                "give `reward`, a model, or a gold reward (`gold: verifiable`), or a `judge`, or a `panel` of judges: "
+                "one of them"
+            )
         if self.epochs != 1:
             raise ValueError("`epochs` has no place here: `steps` says how many updates there are")
         if self.validate_every is not None and self.validation is None:
