@@ -81,7 +81,7 @@ class Rater:
     """Rates answers by an engine as the settings say. What it was told is kept in a folder, by what was asked.
 
     Args:
-        engine: what answers; of one state of a model, which the folder belongs to. A remote one keeps its replies itself.
+        engine: what answers; of one state of a model, which the folder belongs to. A remote one keeps its replies.
         folder: where replies and ratings are kept.
         title: what progress is called.
     """
