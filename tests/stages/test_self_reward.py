@@ -198,6 +198,7 @@ def test_a_policy_that_cannot_judge_stops_the_stage_with_what_it_says(stage):
         ({"loss": "sppo"}, "points are none"),
         ({"loss": "kto"}, "learns from pairs"),
         ({"judge": {"samples": 3}}, "set a temperature above 0"),
+        ({"judge": {"read": "tokens"}, "engine": "vllm"}, "needs `engine: torch`"),
         ({"ranked": None}, "ranked"),
         ({"reward": "base"}, "reward"),
     ],

@@ -64,6 +64,12 @@ class Settings(LoopSettings):
         return self
 
     @model_validator(mode="after")
+    def _tokens_that_can_be_read(self) -> Settings:
+        if self.judge.read == "tokens" and self.engine == "vllm":
+            raise ValueError("`judge.read: tokens` needs `engine: torch`; with vLLM replies are read")
+        return self
+
+    @model_validator(mode="after")
     def _points_are_no_probabilities(self) -> Settings:
         if any(loss.name == "sppo" for loss in self.losses):
             raise ValueError("sppo takes scores for probabilities of winning, and points are none: take another loss")
