@@ -28,6 +28,8 @@ _VENDOR: dict[str, Callable[[Any], Any]] = {
     "min_tokens": lambda count: count,
     "stop_token_ids": lambda ids: ids,
 }
+LAST = 64
+"""Of so many tokens at the end of an answer the alternatives are kept."""
 _CUT = ("length", "max_tokens")
 _FILTERED = "content_filter"
 
@@ -46,7 +48,7 @@ class Reply:
 
     Attributes:
         logps: as the endpoint gave them, empty where it gave none.
-        tops: each token with its likeliest alternatives, empty where the endpoint gave none.
+        tops: each of the last tokens with its likeliest alternatives, empty where the endpoint gave none.
         tokens_in, tokens_out: what the endpoint counted; None where it does not say.
     """
 
@@ -211,9 +213,9 @@ def _logps(choice: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def _tops(choice: Mapping[str, Any]) -> tuple[Top, ...]:
-    """Those of all tokens, or none."""
+    """Those of the last tokens, or none: all of a long answer's would be a thousand times its text."""
     found: list[Top] = []
-    for token in _tokens(choice):
+    for token in _tokens(choice)[-LAST:]:
         tops = token.get("top_logprobs") if isinstance(token, dict) else None
         if not isinstance(tops, list) or not tops or not isinstance(token.get("token"), str):
             return ()

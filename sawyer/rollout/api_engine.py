@@ -72,7 +72,7 @@ class ApiEngine:
         Args:
             model: what the endpoint calls it.
             cache: folder of answers that are not asked for again; it may serve many models and endpoints.
-            tops: how many likeliest alternatives to ask for of each token (`Completion.tops`); endpoints give up to 20.
+            tops: how many likeliest alternatives to each token to ask for (`Completion.tops`); endpoints give up to 20.
             sleep, clock: how time passes.
 
         Raises:

@@ -34,8 +34,8 @@ class Completion:
             `max_tokens`.
         full_logps: log-prob of each token under the model's own distribution, softmax(logits) without temperature,
             penalties or filters; empty unless `Sampling.full_logps` asks for it.
-        tops: of an engine that was made to give them, each token's text with the log-probs of the likeliest texts in
-            its place.
+        tops: of an engine that was made to give them, the text of each of the last tokens, with the log-probs of the
+            likeliest texts in its place.
         error: None; or, only where a caller asked for `keep_failed`, the sentence why this completion does not exist.
             The other fields are empty then.
         again: of one with an `error`: whether asking again may help, because the fault lies with the engine or the

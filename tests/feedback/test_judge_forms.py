@@ -256,14 +256,15 @@ def replied(text, *tokens):
     return completion(text, logprobs={"content": content})
 
 
-def test_an_endpoint_tells_the_probabilities_of_verdicts(serve):
+def test_an_endpoint_tells_the_probabilities_of_verdicts(serve, tmp_path):
     tops = {"A": 0.6, "B": 0.2, "C": 0.1, "b": 0.05}
-    tokens = [("So", {"So": 1.0}), (" [[", {" [[": 1.0}), ("A", tops), ("]]", {"]]": 1.0})]
-    server = serve(lambda _: replied("So [[A]]", *tokens))
-    engine = ApiEngine("m", ApiSettings(endpoint=server.url), tops=20)
-    asked = make_judge(engine, JudgeForm(read="tokens"))
-    (opinion,) = asked.opinions([PROMPT], [("x", "y")])
-    assert opinion.value == pytest.approx((0.6 + 0.1 / 2) / 0.9)
+    tokens = [*[("So ", {"So ": 1.0})] * 70, ("[[", {"[[": 1.0}), ("A", tops), ("]]", {"]]": 1.0})]
+    server = serve(lambda _: replied("So " * 70 + "[[A]]", *tokens))
+    for _ in range(2):  # the second time from the cache
+        engine = ApiEngine("m", ApiSettings(endpoint=server.url), tops=20, cache=tmp_path)
+        (opinion,) = make_judge(engine, JudgeForm(read="tokens")).opinions([PROMPT], [("x", "y")])
+        assert opinion.value == pytest.approx((0.6 + 0.1 / 2) / 0.9)
+    assert len(server.requests) == 1
     assert server.requests[0]["logprobs"] is True
     assert server.requests[0]["top_logprobs"] == 20
 

@@ -1,12 +1,16 @@
 """Judges and panels where a recipe names feedback."""
 
+from types import SimpleNamespace
+
 import pytest
 from pydantic import ValidationError
 
 from sawyer.data.records import Prompt
+from sawyer.feedback.baselines import LengthScore
 from sawyer.pipeline.context import Context
 from sawyer.pipeline.stages import _feedback, online
 from sawyer.pipeline.stages._feedback import JudgeSettings, PanelSettings, engine_of, feedback_of
+from sawyer.pipeline.stages._online import Steps
 from sawyer.rollout.kept import KeptEngine
 from sawyer.rollout.protocol import Completion
 
@@ -28,6 +32,10 @@ def said(question):
     if len(texts) == 2:
         return "[[A]]" if len(texts[0]) > len(texts[1]) else "[[B]]"
     return f"[[{min(10, len(texts[0]))}]]"
+
+
+def silent(prompts, sampling, n=1, **how):
+    return [[Completion((), (), "I cannot say", True)] * n for _ in prompts]
 
 
 @pytest.fixture
@@ -77,6 +85,18 @@ def test_a_local_judge_keeps_its_answers(saved_policy, tmp_path, monkeypatch):
     assert judge.prefer(*PAIR) == [1.0]
     monkeypatch.setattr(engine.engine, "generate", lambda *_, **__: pytest.fail("asked again"))
     assert judge.prefer(*PAIR) == [1.0]
+
+
+def test_an_update_tells_how_many_questions_had_no_verdict(context, monkeypatch):
+    monkeypatch.setattr(_feedback, "engine_of", lambda *_: Longer())
+    feedback = feedback_of(online.Settings(**STAGE, judge={"model": "base", "template": "pairwise"}), context)
+    step = SimpleNamespace(feedback=feedback, context=context)
+    assert Steps.heard(step, lambda: feedback.prefer(*PAIR)) == ([1.0], {"unread": 0.0})
+    monkeypatch.setattr(feedback.asker.engine, "generate", silent, raising=False)
+    for _ in range(2):
+        assert Steps.heard(step, lambda: feedback.prefer(*PAIR)) == ([0.5], {"unread": 2.0})
+    step.feedback = LengthScore()
+    assert Steps.heard(step, lambda: "said") == ("said", {})
 
 
 @pytest.mark.parametrize(

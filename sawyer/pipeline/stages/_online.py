@@ -3,6 +3,7 @@ same answers again, since they depend on the weights, the seed and the prompt al
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -140,11 +141,21 @@ class Steps(LivePolicy):
         if self._xpo and theirs is not None:
             candidates = [[*own, *more] for own, more in zip(answers, theirs, strict=True)]
         texts = [[completion.text for completion in own] for own in candidates]
-        scores = self.context.processes.on_main(lambda: self.scores(prompts, texts))
+        scores, about = self.heard(lambda: self.scores(prompts, texts))
         pairs = iterative.choose_pairs(scores, texts, settings.pairs, self.context.seed + step)
         trees = [self.tree(prompts[pair.prompt], candidates, theirs, scores, pair) for pair in pairs]
         own_scores = [score for scored, own in zip(scores, answers, strict=True) for score in scored[: len(own)]]
-        return trees, {"score": mean(own_scores), "pairs": float(len(pairs))}
+        return trees, {"score": mean(own_scores), "pairs": float(len(pairs)), **about}
+
+    def heard(self, ask: Callable[[], Any]) -> tuple[Any, Told]:
+        """What the feedback says, asked in the main process, and of judges how many questions had no verdict."""
+
+        def asked() -> tuple[Any, int]:
+            before = getattr(self.feedback, "unread", 0)
+            return ask(), getattr(self.feedback, "unread", 0) - before
+
+        said, unread = self.context.processes.on_main(asked)
+        return said, {"unread": float(unread)} if hasattr(self.feedback, "unread") else {}
 
     def scores(self, prompts: list[Prompt], texts: list[list[str]]) -> list[list[float]]:
         """What the feedback says of each answer: its score, or, where it compares answers, the share of games that one
@@ -159,12 +170,12 @@ class Steps(LivePolicy):
         """Each answer of the policy, with the probability that it beats its opponent's."""
         prompts, (answers, theirs) = self.due(step), drawn
         against = [(own.text, other.text) for (own,), (other,) in zip(answers, theirs, strict=True)]
-        won = self.context.processes.on_main(lambda: prefer(self.feedback, prompts, against))
+        won, about = self.heard(lambda: prefer(self.feedback, prompts, against))
         trees = [
             TokenTree(self.chat.prompt_ids(prompt.prompt), [own.ids], values={SCORE: [p]})
             for prompt, (own,), p in zip(prompts, answers, won, strict=True)
         ]
-        return trees, {}
+        return trees, about
 
     @property
     def _xpo(self) -> bool:
