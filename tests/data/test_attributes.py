@@ -9,7 +9,7 @@ from sawyer.data.chat import TEMPLATES, ChatFormat
 from sawyer.data.records import Conversation, Prompt, assistant, user
 from sawyer.errors import SawyerError
 
-NAMES = st.from_regex(at.NAME, fullmatch=True)
+NAMES = st.sampled_from(["a", "helpfulness", "B-2_c", "x9"])
 VALUES = st.dictionaries(NAMES, st.integers(-9, 99), min_size=1, max_size=4)
 TEXT = st.one_of(st.text(), st.sampled_from(["a" + at.MARK + "b:1", at.MARK, at.MARK + "b:1\n"]))
 SCHEME = at.Scheme({"help": at.Range(0, 4, 3), "length": at.Range(1, 3, 1)})

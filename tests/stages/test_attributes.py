@@ -302,7 +302,7 @@ def test_the_command_line_asks_by_the_scheme(command, saved_policy, tmp_path):
     Scheme({"length": Range(0, 2, 1)}).save(saved_policy())
     fixed = ["generate", "--model", saved_policy(), "--prompts", tmp_path / "questions.txt", "--max-tokens", "4"]
     code, _, err = command(*fixed, "--out", tmp_path / "a.jsonl", "--attributes", "length=9")
-    assert (code, err.count("\n")) == (2, 1)
+    assert (code, err.count("error: ")) == (2, 1)
     assert "trained with length from 0 to 2" in err
     code, _, _ = command(*fixed, "--out", tmp_path / "a.jsonl", "--attributes", "length=2")
     assert code == 0
