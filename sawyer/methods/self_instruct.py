@@ -271,9 +271,11 @@ def read_list(text: str, *, whole: bool = True) -> list[str]:
         whole: the answer ended by itself; of another the last item was probably cut, and is left out.
     """
     marks = list(_ITEM.finditer(text))
+    if not marks:
+        return []
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     items = [text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
-    if items and not whole and _BLANK_LINE.search(items[-1]) is None:
+    if not whole and _BLANK_LINE.search(items[-1]) is None:
         items.pop()
     return [line for item in items if (line := _one_line(_BLANK_LINE.split(item, maxsplit=1)[0]))]
 

@@ -8,7 +8,7 @@ from sawyer.pipeline.recipe import PlannedStage, Recipe
 
 def parts_of(recipe: Recipe, name: str) -> tuple[str, ...] | None:
     """The parts that a stage's artifact will have; None where its settings do not tell."""
-    from sawyer.pipeline.stages import data, generate, judge_tuning, label, self_instruct
+    from sawyer.pipeline.stages import attributes, data, generate, judge_tuning, label, self_instruct
 
     settings = next((planned.settings for planned in recipe.stages if planned.name == name), None)
     match settings:
@@ -18,6 +18,8 @@ def parts_of(recipe: Recipe, name: str) -> tuple[str, ...] | None:
             return tuple(settings.parts)
         case self_instruct.Settings():
             return tuple(settings.split)
+        case attributes.Settings():
+            return tuple(settings.parts or ()) or parts_of(recipe, settings.data)
         case label.Settings():
             known = [parts_of(recipe, source) for source in settings.sources]
             return None if None in known else tuple(dict.fromkeys(part for own in known for part in own or ()))

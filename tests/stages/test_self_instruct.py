@@ -26,7 +26,7 @@ def model(request):
         every = [f"{verb} {thing} in plain words." for verb in VERBS for thing in THINGS]
         first = int(re.search(r"numbered (\d+)", text)[1])
         new = [one for one in every if one not in shown][len(shown) % 20 :: 5][:4]
-        return completion("\n".join(f"{first + i}. {one}" for i, one in enumerate(["Show the map.", *new])))
+        return completion("\n".join(f"{first + i}. {one}" for i, one in enumerate(["Show me the map.", *new])))
     if "Task: " in text:
         return completion("They are from 1903." if "old" in text else "<noinput>")
     return completion(text if "moon" in text else f"Here is something on it, {len(text)} letters long.")
@@ -38,8 +38,8 @@ def stage(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     servers = []
 
-    def run(answer=model, name="run", **settings):
-        servers.append(ChatServer(answer))
+    def run(answer=model, name="run", server=None, **settings):
+        servers.append(server or ChatServer(answer))
         folder, scratch = tmp_path / name / "folder", tmp_path / name / "scratch"
         folder.mkdir(parents=True, exist_ok=True)
         scratch.mkdir(exist_ok=True)
@@ -53,7 +53,7 @@ def stage(tmp_path, monkeypatch):
         return folder, figures, servers[-1]
 
     yield run
-    for server in servers:
+    for server in {id(server): server for server in servers}.values():
         server.stop()
 
 
@@ -61,7 +61,7 @@ def test_tasks_are_written_as_conversations_and_as_alpacas_rows(stage):
     folder, figures, _ = stage(split={"train": 0.7, "validation": 0.3})
     parts = {part: read_records(folder / f"{part}.jsonl", kind=Conversation) for part in ("train", "validation")}
     rows, _ = load_any(folder / "alpaca.json")
-    assert {record.messages for record in rows} == {record.messages for own in parts.values() for record in own}
+    assert sorted(map(repr, (r.messages for r in rows))) == sorted(repr(r.messages) for p in parts.values() for r in p)
     raw = json.loads((folder / "alpaca.json").read_text())
     assert all((row["input"] == "They are from 1903.") == ("old" in row["instruction"]) for row in raw)
     assert figures["train"] + figures["validation"] == len(raw)
@@ -82,18 +82,21 @@ def test_without_outputs_it_makes_prompts(stage):
 
 
 def test_a_stage_that_was_stopped_goes_on_to_the_same_result_and_asks_for_nothing_twice(stage):
-    whole, figures, server = stage()
-    left = [15]
+    whole, figures, server = stage(instructions=8)
+    answered = [0]
 
     def breaks_off(request):
-        left[0] -= 1
-        return model(request) if left[0] >= 0 else (500, {}, "{}")
+        answered[0] += 1
+        return model(request) if answered[0] <= 10 else (500, {}, "{}")
 
+    second = ChatServer(breaks_off)
     with pytest.raises(SawyerError):
-        stage(breaks_off, "again")
-    folder, again, second = stage(name="again")
+        stage(name="again", server=second, instructions=8)
+    refused = len(second.requests) - 10
+    second.answer = model
+    folder, again, _ = stage(name="again", server=second, instructions=8)
     assert again == figures
-    assert len(second.requests) == len(server.requests) - 15
+    assert len(second.requests) - refused == len(server.requests)
     for file in ("train.jsonl", "alpaca.json", "instructions.json", "metrics.jsonl"):
         assert (folder / file).read_bytes() == (whole / file).read_bytes()
 
@@ -105,8 +108,8 @@ def test_a_model_that_cuts_its_answers_short_is_named(stage):
             reply["choices"][0]["finish_reason"] = "length"
         return reply
 
-    with pytest.raises(SawyerError, match=r"none became a task \(12: the output was cut at `max_tokens`\)"):
-        stage(cut, inputs=False)
+    with pytest.raises(SawyerError, match=r"none became a task \(4: the output was cut at `max_tokens`\)"):
+        stage(cut, inputs=False, instructions=4)
 
 
 RECIPE = """
