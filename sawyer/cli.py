@@ -46,6 +46,10 @@ _BY = (
     "With --best-of: a reward model, by folder or hub name; or verifiable, the gold reward, for prompts that carry "
     "their constraints."
 )
+_ATTRIBUTES = (
+    "What a model that was trained with attributes is asked for: helpfulness=4,verbosity=1. Those that are not named "
+    "get their usual value."
+)
 _TOKEN_BUDGET = (
     "Engine torch: most tokens in memory at a time, prompts included; where prompt and --max-tokens are long, fewer "
     "sequences than --batch run. 32768."
@@ -166,6 +170,7 @@ def generate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")] = False,
     best_of: Annotated[int | None, typer.Option(metavar="N", help="Draw N candidates for each, keep the best.")] = None,
     by: Annotated[str | None, typer.Option(metavar="REWARD", help=_BY)] = None,
+    attributes: Annotated[str | None, typer.Option(metavar="NAME=VALUE,...", help=_ATTRIBUTES)] = None,
     as_json: AsJson = False,
     engine: Annotated[str, typer.Option(metavar="torch|vllm", help="What runs a local model.")] = "torch",
     gpus: Annotated[int | None, typer.Option(help="With --engine vllm: how many GPUs to split the model over.")] = None,
@@ -196,8 +201,12 @@ def generate(
 
     Example: sawyer generate --model runs/quickstart/sft --prompts questions.txt --best-of 8
     --by runs/quickstart/reward --out best.jsonl
+
+    Example: sawyer generate --model runs/steerlm/steer --prompts questions.txt --attributes gold=4,length=1
+    --out short.jsonl
     """
     from sawyer.apps import generate as work
+    from sawyer.data.attributes import parse_attributes
     from sawyer.numerics import prepare
     from sawyer.options import flag, given, settings_from
     from sawyer.rollout.api_settings import ApiSettings
@@ -220,6 +229,7 @@ def generate(
         overwrite=overwrite,
         best_of=best_of,
         by=by,
+        attributes=None if attributes is None else parse_attributes(attributes),
         engine=engine,
         gpus=gpus,
         precision=precision,

@@ -14,6 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from sawyer.cli import app
+from sawyer.data.attributes import Range, Scheme
 from sawyer.data.files import raw_rows, read_records, write_records, write_rows
 from sawyer.data.mixtures import MIXTURES
 from sawyer.data.public.catalog import PUBLIC_SETS
@@ -144,6 +145,8 @@ def test_generations_of_the_docs_run(line, command, saved_policy, tmp_path, monk
     arguments = words(line)
     arguments[arguments.index("--model") + 1] = policy
     arguments = [str(reward) if word == "runs/quickstart/reward" else word for word in arguments]
+    if "--attributes" in arguments:
+        Scheme({"gold": Range(0, 4, 2), "length": Range(0, 4, 2)}).save(policy)
     code, _, err = command(*arguments, "--max-tokens", "8")
     assert code == 0, err
     assert Path(arguments[arguments.index("--out") + 1]).exists()

@@ -34,11 +34,34 @@ def local_engine(request: Request, voice: Voice) -> tuple[Engine, int]:
     from sawyer.rollout.sampling import check_sampling
 
     check_sampling(request.sampling)
+    values = _attributes(request, voice)
     tokenizer = load_tokenizer(request.model)
     chat = ChatFormat(tokenizer, request.chat_template, default="plain")
     if request.chat_template is None and getattr(tokenizer, "chat_template", None) is None:
         voice.say(f"{request.model} has no chat template: prompts are written in the template plain (Human, Assistant)")
-    return (_vllm if request.engine == "vllm" else _torch)(request, chat)
+    engine, chunk = (_vllm if request.engine == "vllm" else _torch)(request, chat)
+    if values:
+        from sawyer.rollout.conditioned import ConditionedEngine
+
+        engine = ConditionedEngine(engine, values)
+    return engine, chunk
+
+
+def _attributes(request: Request, voice: Voice) -> dict[str, int]:
+    """All attributes that the prompts are to name; none where none is asked for.
+
+    Raises:
+        SawyerError: the model was not trained with what is asked for.
+    """
+    from sawyer.data.attributes import Scheme, required_scheme
+    from sawyer.models.locate import locate
+
+    if request.attributes is not None:
+        return required_scheme(locate(request.model), request.model).filled(request.attributes, request.model)
+    scheme = Scheme.load(locate(request.model))
+    if scheme is not None:
+        voice.say(f"{request.model} was trained with attributes ({', '.join(scheme.ranges)}); ask with --attributes")
+    return {}
 
 
 def _torch(request: Request, chat: ChatFormat) -> tuple[Engine, int]:

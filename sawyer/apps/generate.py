@@ -1,6 +1,7 @@
 """`sawyer generate`: completions of the prompts in a file, by a local or a remote model, in a file.
 
-    OUT                    one row a prompt: its row number, the prompt, and `samples` (text, tokens, log-probs)
+    OUT                    one row a prompt: its row number, the prompt, what `attributes` were asked for, and
+                           `samples` (text, tokens, log-probs)
     .OUT.work/FINGERPRINT  while it runs: finished chunks of a local model, the answers of an endpoint
 
 A killed generation is continued from these. They lie under a fingerprint of everything that the completions depend on,
@@ -104,7 +105,7 @@ def generate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
                 voice.say(str(ledger))
         seconds = time.monotonic() - began
         failed = _failures(prompts, completions)
-        rows = _rows(prompts, completions)
+        rows = _rows(prompts, completions, request)
         if not rows:
             shutil.rmtree(work.parent)
             first = failed[0]
@@ -152,13 +153,14 @@ def _ask(
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def _rows(prompts: PromptFile, completions: Sequence[Sequence[Completion]]) -> list[dict[str, Any]]:
+def _rows(prompts: PromptFile, completions: Sequence[Sequence[Completion]], request: Request) -> list[dict[str, Any]]:
     """What is written: a row for each prompt that has an answer, with the samples it has."""
     rows = []
+    asked = {} if request.attributes is None else {"attributes": dict(request.attributes)}
     for number, prompt, own in zip(prompts.rows, prompts.prompts, completions, strict=True):
         samples = [completion.row() for completion in own if completion.error is None]
         if samples:
-            rows.append({"row": number, **prompt.row(), "samples": samples})
+            rows.append({"row": number, **prompt.row(), **asked, "samples": samples})
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +39,8 @@ class Request:
     """How many candidates each completion is the best of."""
     by: str | None = None
     """What chooses among them: a reward model, or `GOLD`."""
+    attributes: Mapping[str, int] | None = None
+    """What a policy that was trained with attributes is asked for; those that are not named get their usual value."""
 
     engine: str = "torch"
     """What runs a local model: `torch` or `vllm`."""
@@ -113,6 +116,7 @@ def _check_place(request: Request) -> None:
         "--token-budget": request.token_budget,
         "--chat-template": request.chat_template,
         "--engine": None if request.engine == ENGINES[0] else request.engine,
+        "--attributes": request.attributes,
     }
     if request.api is not None:
         misplaced = [option for option, value in local.items() if value is not None]
@@ -151,6 +155,7 @@ def fingerprint(request: Request, prompts: PromptFile) -> str:
             "batch": request.batch or BATCH,
             "token_budget": request.token_budget or (TOKEN_BUDGET if torch else None),
             "chat_template": request.chat_template,
+            **({} if request.attributes is None else {"attributes": dict(request.attributes)}),
         }
     )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from sawyer.atomic import write_atomically
 from sawyer.data.files import RawRow, read_bytes
 from sawyer.errors import SawyerError
 
@@ -37,3 +39,13 @@ def csv_rows(path: Path) -> Iterator[RawRow]:
         yield from (RawRow(number, row) for number, row in enumerate(reader, start=2))
     except csv.Error as error:
         raise SawyerError(f"{path} is not a table of comma-separated values ({error})") from None
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table of rows with the same columns, at least one, as `csv_rows` reads it; None is an empty cell."""
+    out = io.StringIO(newline="")
+    table = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, out.getvalue())

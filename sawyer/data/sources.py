@@ -277,7 +277,7 @@ def unique(records: Sequence[Record], report: LoadReport | None = None) -> list[
     return kept
 
 
-def _of_prompt(record: Record) -> dict[str, Any]:
+def of_prompt(record: Record) -> dict[str, Any]:
     """What a record says of its prompt: of a comparison, not who wrote, scored and labelled the completions."""
     dropped = OF_COMPLETIONS if isinstance(record, Comparison) else ()
     return {name: value for name, value in record.info.items() if name not in dropped}
@@ -296,7 +296,7 @@ def as_conversations(records: Sequence[Record]) -> list[Conversation]:
                 conversations.append(record)
             case Comparison():
                 models = record.info.get("models")
-                info = _of_prompt(record) | ({"models": models[:1]} if isinstance(models, list) else {})
+                info = of_prompt(record) | ({"models": models[:1]} if isinstance(models, list) else {})
                 conversations.append(Conversation((*record.prompt, assistant(record.chosen)), info))
             case Labelled(label=True):
                 conversations.append(Conversation((*record.prompt, assistant(record.completion)), record.info))
@@ -317,7 +317,7 @@ def as_prompts(records: Sequence[Record]) -> list[Prompt]:
     for record in records:
         messages: tuple[Message, ...] = record.prompt
         if messages and messages[-1]["role"] != "assistant":
-            prompts.setdefault(json.dumps(messages), Prompt(messages, _of_prompt(record)))
+            prompts.setdefault(json.dumps(messages), Prompt(messages, of_prompt(record)))
     if not prompts:
         raise SawyerError("these records hold no prompt; use a source whose conversations start with the user")
     return list(prompts.values())

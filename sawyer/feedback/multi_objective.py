@@ -65,7 +65,7 @@ class MultiObjectiveReward:
         """The `reward` and, by attribute: the `rating` in its own units, before the penalty on length; the `weight` it
         has for the prompt, in sum 1; and what it `adds` to the reward."""
         added_C_A, embedded, weight_C_A = self._read([prompt], [[completion]])
-        rating_A = self.head.ratings(embedded.completion_C_D)[0] * self.head.sd_A + self.head.mean_A
+        rating_A = self._in_own_units(embedded)[0]
         columns = zip(
             self.head.attributes, rating_A.tolist(), weight_C_A[0].tolist(), added_C_A[0].tolist(), strict=True
         )
@@ -73,6 +73,16 @@ class MultiObjectiveReward:
             name: {"rating": rating, "weight": weight, "adds": adds} for name, rating, weight, adds in columns
         }
         return {"reward": float(added_C_A.sum()), "attributes": attributes}
+
+    def ratings(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]]) -> list[list[dict[str, float]]]:
+        """Each completion's rating by attribute, in its own units, before the penalty on length."""
+        _, embedded, _ = self._read(prompts, completions)
+        rows = iter(self._in_own_units(embedded).tolist())
+        return [[dict(zip(self.head.attributes, next(rows), strict=True)) for _ in own] for own in completions]
+
+    def _in_own_units(self, embedded: Embedded) -> torch.Tensor:
+        """`[C, A]`"""
+        return self.head.ratings(embedded.completion_C_D) * self.head.sd_A + self.head.mean_A
 
     @torch.no_grad()
     def _read(

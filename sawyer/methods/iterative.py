@@ -18,6 +18,7 @@ held out from training.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def choose_pairs(
     rewards: Sequence[Sequence[float]], texts: Sequence[Sequence[str]], settings: PairSettings, seed: int = 0
 ) -> list[Pair]:
     """The pair of each prompt (of the rule `all`, its pairs) by penalised reward; none where its texts are equal or
-    its rewards too close.
+    its rewards too close. A completion whose reward is not a number is in no pair.
 
     Args:
         seed: of `max_random`, where what is drawn for a prompt depends on its place alone.
@@ -88,15 +89,27 @@ def choose_pairs(
 
 def _candidates(scores: Sequence[float], rule: Rule, seed: str) -> list[tuple[int, int]]:
     """What a rule would pair of one prompt's completions, the better one first."""
-    ranked = sorted(range(len(scores)), key=lambda k: -scores[k])
-    if rule == "all":
+    known = [k for k in range(len(scores)) if not math.isnan(scores[k])]
+    ranked = sorted(known, key=lambda k: -scores[k])
+    if rule == "all" or len(ranked) < 2:
         return list(combinations(ranked, 2))
-    best, others = ranked[0], [k for k in range(len(scores)) if k != ranked[0]]
+    best, others = ranked[0], [k for k in known if k != ranked[0]]
     if rule == "max_min":
         return [(best, min(others, key=scores.__getitem__))]
     if rule == "max_max":
         return [(best, max(others, key=scores.__getitem__))]
     return [(best, random.Random(seed).choice(others))]
+
+
+def reward_figures(rewards: Sequence[Sequence[float]]) -> dict[str, float]:
+    """The mean reward of the prompts' completions and of the best of each; what is not a number does not count."""
+    known = [[reward for reward in own if not math.isnan(reward)] for own in rewards]
+    known = [own for own in known if own]
+    count = max(1, len(known))
+    return {
+        "reward": sum(sum(own) / len(own) for own in known) / count,
+        "reward_best_of_n": sum(max(own) for own in known) / count,
+    }
 
 
 def prompts_of_iteration(prompts: Sequence[Prompt], per_iteration: int, iteration: int) -> list[Prompt]:

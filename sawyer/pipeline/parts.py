@@ -8,16 +8,30 @@ from sawyer.pipeline.recipe import PlannedStage, Recipe
 
 def parts_of(recipe: Recipe, name: str) -> tuple[str, ...] | None:
     """The parts that a stage's artifact will have; None where its settings do not tell."""
-    from sawyer.pipeline.stages import critique, data, generate, label, redteam
+    from sawyer.pipeline.stages import (
+        attributes,
+        critique,
+        data,
+        generate,
+        judge_tuning,
+        label,
+        redteam,
+        self_instruct,
+    )
 
     settings = next((planned.settings for planned in recipe.stages if planned.name == name), None)
     match settings:
         case data.Settings():
             return tuple(settings.parts or settings.split)
-        case generate.Settings():
+        case generate.Settings() | judge_tuning.Settings():
             return tuple(settings.parts)
+        case self_instruct.Settings():
+            return tuple(settings.split)
+        case attributes.Settings():
+            return tuple(settings.parts or ()) or parts_of(recipe, settings.data)
         case label.Settings():
-            return parts_of(recipe, settings.data)
+            known = [parts_of(recipe, source) for source in settings.sources]
+            return None if None in known else tuple(dict.fromkeys(part for own in known for part in own or ()))
         case redteam.Settings(data=None):
             return (*settings.split, redteam.BENIGN)
         case redteam.Settings():

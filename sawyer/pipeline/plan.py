@@ -9,6 +9,7 @@ from typing import Any
 
 from sawyer.errors import SawyerError
 from sawyer.models.locate import is_reward_model, origin
+from sawyer.pipeline.asked import bad_attributes
 from sawyer.pipeline.complaints import refuse
 from sawyer.pipeline.context import derived_seed
 from sawyer.pipeline.files import digest, files_in, path_sha256, read_json
@@ -48,6 +49,7 @@ def plan(recipe: Recipe, *, fetch: bool = False) -> Plan:
     complaints += [text for planned in recipe.stages for text in _bad_input_files(recipe, planned)]
     complaints += [text for planned in recipe.stages for text in bad_parts(recipe, planned)]
     complaints += [text for planned in recipe.stages for text in other_classifiers(recipe, planned)]
+    complaints += [text for planned in recipe.stages for text in bad_attributes(recipe, planned)]
     complaints += [text for planned in recipe.stages for text in _no_reward_models(recipe, planned)]
     refuse(complaints)
     models = {name: _identity(recipe, name, fetch) for name in recipe.models if name in used}

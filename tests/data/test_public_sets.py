@@ -107,6 +107,14 @@ def test_helpsteer_margins_attributes_and_lone_responses(load):
     assert report.dropped["the prompt has one response only"] == 1
 
 
+def test_helpsteer_as_ratings_keeps_every_response_with_its_attributes(load):
+    records, report = load("helpsteer", [*RATED, helpsteer("Alone.", 1, 1, prompt="What is a loch?")], form="ratings")
+    assert [record.messages[-1]["content"] for record in records] == ["Best.", "Good.", "Same.", "Bad.", "Alone."]
+    assert all(len(record.info["attributes"]) == 5 for record in records)
+    assert (records[1].info["attributes"]["correctness"], records[1].info["models"]) == (2, ["an NVIDIA model"])
+    assert report.dropped == {}
+
+
 def test_helpsteer2_writes_dialogues_into_the_prompt(load):
     prompt = "Hi\n<extra_id_1>Assistant\nHello\n<extra_id_1>User\nWhat is a fjord?"
     (record,), _ = load("helpsteer", [helpsteer("A", 4, 4, prompt), helpsteer("B", 1, 1, prompt)])

@@ -12,7 +12,7 @@ from sawyer.data.cleaning import Sieve
 from sawyer.data.public.answers import Answer, scored_comparisons
 from sawyer.data.public.base import ScoredSettings
 from sawyer.data.public.fields import dialogue, number, text
-from sawyer.data.records import Comparison, Message, assistant, user
+from sawyer.data.records import Comparison, Conversation, Message, assistant, user
 
 Attribute = Literal["helpfulness", "correctness", "coherence", "complexity", "verbosity"]
 ATTRIBUTES: tuple[Attribute, ...] = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -25,13 +25,21 @@ class HelpSteerSettings(ScoredSettings):
     source: Literal["helpsteer"] = "helpsteer"
     hub: str = "nvidia/HelpSteer"
     """Hub data set, when there is no path."""
+    form: Literal["comparisons", "ratings"] = "comparisons"
+    """`ratings`: every response is a conversation of its own, and its `info` has the five `attributes`."""
     score: tuple[Attribute, ...] = Field(default=("helpfulness", "correctness"), min_length=1)
     """A response's score is the mean of these attributes."""
 
 
-def read(settings: HelpSteerSettings, sieve: Sieve) -> Iterator[Comparison]:
+def read(settings: HelpSteerSettings, sieve: Sieve) -> Iterator[Comparison | Conversation]:
+    usable = sieve.usable(lambda row: _response(row, settings))
+    if settings.form == "ratings":
+        for _, (_, prompt, answer) in usable:
+            info = {"source": "helpsteer", "labelled_by": "people", "models": [answer.model]}
+            yield Conversation((*prompt, assistant(answer.text)), {**info, "attributes": dict(answer.details)})
+        return
     prompts: dict[str, tuple[str, tuple[Message, ...], list[Answer]]] = {}
-    for where, (asked, prompt, answer) in sieve.usable(lambda row: _response(row, settings)):
+    for where, (asked, prompt, answer) in usable:
         prompts.setdefault(asked, (where, prompt, []))[2].append(answer)
     for where, prompt, answers in prompts.values():
         if len(answers) < 2:

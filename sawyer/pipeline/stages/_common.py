@@ -202,7 +202,7 @@ def chat_of(name: str, template: str | None) -> ChatFormat:
     return ChatFormat(load_tokenizer(name), template, default="plain")
 
 
-def reward_model_of(context: Context, ref: str, token_budget: int = 4096) -> Feedback:
+def reward_model_of(context: Context, ref: str, token_budget: int = 4096, max_tokens: int | None = None) -> Feedback:
     """A reward model of any kind that scores in the run's precision, on the run's device."""
     from sawyer.feedback.multi_objective import open_reward_model
 
@@ -210,6 +210,7 @@ def reward_model_of(context: Context, ref: str, token_budget: int = 4096) -> Fee
         context.model(ref),
         precision=context.precision,
         token_budget=token_budget,
+        max_tokens=max_tokens,
         device=context.accelerator.device,
     )
 

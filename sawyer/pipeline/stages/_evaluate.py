@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sawyer.data.attributes import conditioned_prompt
 from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt
 from sawyer.evals import best_of_n, stats
@@ -18,8 +19,10 @@ from sawyer.numerics import release
 from sawyer.pipeline.files import write_json
 from sawyer.pipeline.stage import Context
 from sawyer.pipeline.stages._common import chat_of, prompts_of, reward_model_of
+from sawyer.pipeline.stages._conditioned import wanted
 from sawyer.pipeline.stages._engines import Engines
 from sawyer.pipeline.stages._gold import gold_of
+from sawyer.rollout.conditioned import ConditionedEngine
 from sawyer.rollout.files import generate_resumably
 from sawyer.rollout.protocol import Completion
 from sawyer.rollout.sampling import is_own_distribution
@@ -34,6 +37,11 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
     prompts = prompts_of(context, settings.data, settings.part, settings.limit)
     what = f"prompts of {settings.data}/{settings.part}"
     places = {name: place for ref in settings.policies for name, place in _expanded(context, ref, settings).items()}
+    places |= {name: context.model(asked.policy) for name, asked in settings.asked.items()}
+    values = {
+        name: wanted(context, name, place, settings.asked[name].attributes if name in settings.asked else {})
+        for name, place in places.items()
+    }
     gold, proxy = gold_of(context, settings, settings.token_budget), _reward_model(settings.proxy, settings, context)
     kl, engines = _Divergence(settings, context), Engines(context, settings)
 
@@ -41,7 +49,7 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
     missing: dict[int, str] = {}
     for name, place in places.items():
         completions = generate_resumably(
-            engines.of(place),
+            ConditionedEngine(engines.of(place), values[name]) if values[name] else engines.of(place),
             prompts,
             settings.sampling,
             settings.n,
@@ -60,7 +68,7 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
         columns = {
             "gold": _scores(gold, asked, answers),
             "proxy": _scores(proxy, asked, answers),
-            "kl": kl.of(name, place, asked, answers),
+            "kl": kl.of(name, place, asked, answers, values[name]),
         }
         rows[name] = [
             {
@@ -86,6 +94,8 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
         rows, order[0], order=order, subject=subject, training_seeds=seeds, previous=settings.previous
     )
     evaluation |= {**_how_drawn(settings, context), "unanswered": len(missing)}
+    if settings.asked:
+        evaluation["asked"] = {name: own for name, own in values.items() if own}
     if points:
         evaluation["best_of_n"] = {"policy": settings.reference, "samples": settings.best_of, "points": points}
         _write_curve(context.folder / "best_of_n.jsonl", prompts, curve)
@@ -166,7 +176,8 @@ def _how_drawn(settings: Any, context: Context) -> dict[str, Any]:
 
 def _training_seeds(context: Context, settings: Any) -> list[int]:
     """The seeds of the recipes that trained the policies; nothing is known of models that were given."""
-    manifests = [context.artifacts[ref].manifest for ref in settings.policies if ref in context.artifacts]
+    refs = [*settings.policies, *(asked.policy for asked in settings.asked.values())]
+    manifests = [context.artifacts[ref].manifest for ref in refs if ref in context.artifacts]
     return sorted({manifest["recipe_seed"] for manifest in manifests if "recipe_seed" in manifest})
 
 
@@ -182,6 +193,8 @@ def _expanded(context: Context, ref: str, settings: Any) -> dict[str, str]:
 
 def _subject(context: Context, settings: Any, order: Sequence[str]) -> str:
     """Whom the headline is about: the last policy; of an `iterate` stage the iterate chosen on validation."""
+    if settings.asked:
+        return order[-1]
     last = settings.policies[-1]
     best = context.artifact(last).figures.get("best") if last in context.artifacts else None
     return f"{last}-{best}" if f"{last}-{best}" in order else order[-1]
@@ -198,12 +211,20 @@ class _Divergence:
             self.vocabulary = chat_of(self.place, None).tokenizer.get_vocab()
 
     def of(
-        self, name: str, place: str, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]
+        self,
+        name: str,
+        place: str,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Sequence[Completion]],
+        values: Mapping[str, int],
     ) -> list[list[float]] | None:
-        """Of each completion of each prompt. None, with a word to the user, where tokens mean other text to the two."""
+        """Of each completion of each prompt. None, with a word to the user, where tokens mean other text to the two.
+
+        `values` are the attributes that the policy was asked for; the reference reads the prompts without.
+        """
         if self.place is None:
             return None
-        if place == self.place:
+        if place == self.place and not values:
             return [[0.0] * len(own) for own in completions]
         chat = chat_of(place, None)
         if not chat.tokenizer.get_vocab().items() <= self.vocabulary.items():
@@ -213,7 +234,8 @@ class _Divergence:
             )
             return None
         policy = _policy(self.context, place)
-        return _log_ratios(policy, self.reference, chat, prompts, completions, self.settings.token_budget)
+        shown = [conditioned_prompt(prompt, values) if values else prompt for prompt in prompts]
+        return _log_ratios(policy, self.reference, chat, shown, prompts, completions, self.settings.token_budget)
 
 
 def _policy(context: Context, place: str) -> TreePolicy:
@@ -233,17 +255,22 @@ def _log_ratios(
     policy: TreePolicy,
     reference: TreePolicy,
     chat: ChatFormat,
+    shown: Sequence[Prompt],
     prompts: Sequence[Prompt],
     completions: Sequence[Sequence[Completion]],
     token_budget: int,
 ) -> list[list[float]]:
-    """log pi(y) - log pi_ref(y) of the policy's own completions, in nats."""
-    trees = [
-        TokenTree(chat.prompt_ids(prompt.prompt), [completion.ids for completion in own])
-        for prompt, own in zip(prompts, completions, strict=True)
-    ]
-    own = score_trees(policy, trees, token_budget=token_budget)
-    other = score_trees(reference, trees, token_budget=token_budget)
+    """log pi(y) - log pi_ref(y) of the policy's own completions, in nats: of the prompts as they were `shown` to the
+    policy, and as the reference reads them."""
+
+    def trees(asked: Sequence[Prompt]) -> list[TokenTree]:
+        return [
+            TokenTree(chat.prompt_ids(prompt.prompt), [completion.ids for completion in own])
+            for prompt, own in zip(asked, completions, strict=True)
+        ]
+
+    own = score_trees(policy, trees(shown), token_budget=token_budget)
+    other = score_trees(reference, trees(prompts), token_budget=token_budget)
     return [[a - b for a, b in zip(x, y, strict=True)] for x, y in zip(own, other, strict=True)]
 
 

@@ -110,8 +110,19 @@ def panel_of(settings: PanelSettings, context: Context) -> Panel:
     return Panel(judges, settings.rule, accuracies=settings.accuracies)
 
 
-def engine_of(settings: JudgeSettings, context: Context, *, keep: bool = False) -> Engine:
+def engine_of(settings: JudgeSettings, context: Context) -> Engine:
     """The engine of a judge, which keeps its answers: a stage that was killed does not ask again."""
+    engine = answering(settings, context)
+    if settings.remote is not None:
+        return engine
+    from sawyer.rollout.kept import KeptEngine
+
+    identity = [context.identity(str(settings.model)), context.precision]
+    return KeptEngine(engine, context.scratch / "judged", identity)
+
+
+def answering(settings: Any, context: Context) -> Engine:
+    """What answers where settings name a `model` or a `remote` one; the latter keeps its answers, one by one."""
     if settings.remote is not None:
         from sawyer.feedback.token_verdicts import TOPS
         from sawyer.rollout.api_engine import ApiEngine
@@ -120,11 +131,8 @@ def engine_of(settings: JudgeSettings, context: Context, *, keep: bool = False) 
         return ApiEngine(settings.remote, settings.api, cache=context.scratch / "judged", tops=tops)
     from sawyer.models.load import load_policy
     from sawyer.models.precision import DTYPES
-    from sawyer.rollout.kept import KeptEngine
     from sawyer.rollout.torch_engine import TorchEngine
 
     name = context.model(str(settings.model))
     model: Any = load_policy(name, dtype=DTYPES[context.precision])
-    engine = TorchEngine(model.to(context.accelerator.device), chat_of(name, None), take=True)
-    identity = [context.identity(str(settings.model)), context.precision]
-    return KeptEngine(engine, context.scratch / "judged", identity)
+    return TorchEngine(model.to(context.accelerator.device), chat_of(name, None), take=True)

@@ -11,7 +11,6 @@ done again:
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from sawyer.data.files import write_records
-from sawyer.data.records import Comparison
+from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
 from sawyer.feedback.protocol import prefer
 from sawyer.methods import exploration, games, iterative
@@ -30,11 +29,10 @@ from sawyer.models.precision import DTYPES
 from sawyer.numerics import release
 from sawyer.pipeline.files import read_json, write_json
 from sawyer.pipeline.stage import Context
-from sawyer.pipeline.stages._common import mean, read_part
+from sawyer.pipeline.stages._common import mean
 from sawyer.pipeline.stages._divergence import from_first
 from sawyer.pipeline.stages._feedback import feedback_of
-from sawyer.pipeline.stages._live import LivePolicy
-from sawyer.rollout import kv_cache
+from sawyer.pipeline.stages._iterate_given import GivenAnswers, asked
 from sawyer.rollout.files import generate_resumably
 from sawyer.rollout.protocol import Completion
 from sawyer.train.loop import Objective, train
@@ -42,22 +40,26 @@ from sawyer.train.objectives import sft
 from sawyer.train.preference import SCORE, preference
 from sawyer.train.reference import with_reference
 from sawyer.train.snapshots import Snapshots
-from sawyer.trees.build import comparison_tree
 from sawyer.trees.model import TreePolicy
 from sawyer.trees.tree import TokenTree
 
 LEARNED = "learned.safetensors"
 
 
-class Iterations(LivePolicy):
+class Iterations(GivenAnswers):
     """One run of the stage."""
 
     def __init__(self, settings: Any, context: Context) -> None:
         super().__init__(settings, context)
         self.prompts = self.answerable(settings.part)
-        self.held_out = self.answerable(settings.validation, settings.validation_prompts)
         self.offline = self.offline_pairs()
         self.teacher = self.teachers_answers()
+        self.get_ready()
+
+    def get_ready(self) -> None:
+        """What scores the answers, and the prompts that iterates are compared on."""
+        settings, context = self.settings, self.context
+        self.held_out = self.answerable(settings.validation, settings.validation_prompts)
         self.reward = feedback_of(settings, context)
         self.compares = hasattr(self.reward, "prefer")
         if self.compares and settings.scores == "win_rates" and settings.pairs.length_penalty:
@@ -66,65 +68,24 @@ class Iterations(LivePolicy):
                 "something else: set `pairs.length_penalty` to 0, or score with a reward model"
             )
 
-    def offline_pairs(self) -> list[Comparison]:
-        """The pairs that are there already and fit into the context."""
-        if self.settings.offline is None:
-            return []
-        offline = self.settings.offline
-        pairs = read_part(self.context, offline.data, offline.part, (Comparison,))
-        room = kv_cache.context(self.trainable.model)
-        fitting = [pair for pair in pairs if room is None or self.tree_of(pair).longest_path <= room]
-        if len(fitting) < len(pairs):
-            self.context.say(f"{len(pairs) - len(fitting)} pairs of {offline.data}/{offline.part} exceed the context")
-        if not fitting:
-            raise SawyerError(f"stage {self.context.name}: no pair of {offline.data}/{offline.part} fits the context")
-        return fitting
-
-    def teachers_answers(self) -> dict[str, list[Completion]]:
-        """What someone else answered, by prompt, where it fits into the context.
-
-        Raises:
-            SawyerError: to no prompt.
-        """
-        teacher = self.settings.teacher
-        if teacher is None:
-            return {}
-        room, left_out = kv_cache.context(self.trainable.model), 0
-        answers: dict[str, list[Completion]] = {}
-        for record in read_part(self.context, teacher.data, teacher.part, (Comparison,)):
-            tokens = len(self.chat.prompt_ids(record.prompt))
-            for text in record.completions if teacher.take == "all" else record.completions[:1]:
-                ids = tuple(self.chat.completion_ids(text))
-                if room is not None and tokens + len(ids) > room:
-                    left_out += 1
-                else:
-                    answers.setdefault(_asked(record), []).append(Completion(ids, (0.0,) * len(ids), text, True))
-        if left_out:
-            self.context.say(f"{left_out} answers of {teacher.data}/{teacher.part} exceed the context")
-        if not any(_asked(prompt) in answers for prompt in self.prompts):
-            raise SawyerError(
-                f"stage {self.context.name}: no prompt of {self.settings.data}/{self.settings.part} is among those of "
-                f"{teacher.data}/{teacher.part}: give a `teacher` that answered the same prompts, or leave it out"
-            )
-        return answers
-
-    def tree_of(self, record: Comparison) -> TokenTree:
-        """A pair as tokens, with its scores; 1 and 0 where it has none, or where they are to be win rates."""
-        scores = [1.0, 0.0]
-        if record.scores is not None and self.settings.scores == "rewards":
-            scores = [record.scores[0], record.scores[-1]]
-        tree = comparison_tree(self.chat, record, pair=True)
-        return TokenTree(tree.prompt, tree.completions, values={SCORE: scores})
-
     def run(self) -> dict[str, Any]:
-        """All iterations; the best of them by validation reward becomes the artifact."""
+        """All iterations; the best of them becomes the artifact."""
         figures = [self.iteration(t) for t in range(self.settings.iterations)]
-        best = max(range(len(figures)), key=lambda t: figures[t]["validation_reward"])
-        self.context.say(f"iterate {best + 1} is the best on validation")
+        best = self.best(figures)
         if self.context.is_main:
             self.write(best)
         labels = {"gold_labels": sum(own["gold_labels"] for own in figures)} if self.settings.has_gold else {}
         return {"iterations": figures, "best": best + 1, **labels}
+
+    def best(self, figures: list[dict[str, Any]]) -> int:
+        """Which iterate (from 0) becomes the artifact: the best by validation reward."""
+        best = max(range(len(figures)), key=lambda t: figures[t]["validation_reward"])
+        self.context.say(f"iterate {best + 1} is the best on validation")
+        return best
+
+    def prompts_of(self, folder: Path, t: int) -> list[Prompt]:
+        """What iteration t answers."""
+        return iterative.prompts_of_iteration(self.prompts, self.settings.prompts, t)
 
     def iteration(self, t: int) -> dict[str, Any]:
         """Generate, score, pair, train, validate; leaves the policy at iterate t + 1."""
@@ -138,7 +99,7 @@ class Iterations(LivePolicy):
         if self.context.is_main:
             self.rewind(folder)
 
-        prompts = iterative.prompts_of_iteration(self.prompts, self.settings.prompts, t)
+        prompts = self.prompts_of(folder, t)
         completions, scored = self.answers(prompts, folder, t)
         release()  # the engine's cache, before the optimiser's state needs the room
         trees = self.trees(prompts, completions, scored, folder, t)
@@ -292,7 +253,7 @@ class Iterations(LivePolicy):
         completions, current = self.drawn(prompts, folder, t)
         answered = [len(own) for own in completions]
         for own, prompt in zip(completions, prompts, strict=True):
-            own.extend(self.teacher.get(_asked(prompt), []))
+            own.extend(self.teacher.get(asked(prompt), []))
         texts = [[completion.text for completion in own] for own in completions]
         rewards = self.rewards(prompts, texts, folder / "scored.json")
         pairs = iterative.choose_pairs(rewards, texts, settings.pairs, self.context.seed + t)
@@ -306,8 +267,7 @@ class Iterations(LivePolicy):
         own_rewards = [own[:count] for own, count in zip(rewards, answered, strict=True)]
         own_answers = [c for own, count in zip(completions, answered, strict=True) for c in own[:count]]
         figures = {
-            "reward": mean([mean(own) for own in own_rewards]),
-            "reward_best_of_n": mean([max(own) for own in own_rewards]),
+            **iterative.reward_figures(own_rewards),
             "tokens": mean([len(c.ids) for c in own_answers]),
             "finished": mean([float(c.finished) for c in own_answers]),
         }
@@ -392,8 +352,3 @@ class Iterations(LivePolicy):
             shutil.copy(made / "pairs.jsonl", out / "iterates" / str(t + 1) / "pairs.jsonl")
         self.trainable.take(load_file(self.context.scratch / f"iteration-{best + 1}" / LEARNED))
         self.trainable.save(out, self.chat)
-
-
-def _asked(record: Any) -> str:
-    """What tells the prompts of records from each other."""
-    return json.dumps([[message["role"], message["content"]] for message in record.prompt])

@@ -69,9 +69,17 @@ class LivePolicy:
     def answerable(self, part: str, limit: int | None = None) -> list[Prompt]:
         """The prompts of a part that leave room for an answer; how many do not is said."""
         prompts = prompts_of(self.context, self.settings.data, part, limit)
+        return self.fitting(prompts, f"prompts of {self.settings.data}/{part}")
+
+    def fitting(self, prompts: list[Prompt], what: str) -> list[Prompt]:
+        """Those that leave room for an answer; how many do not is said.
+
+        Raises:
+            SawyerError: none does.
+        """
         room = kv_cache.context(self.trainable.model)
         _, problems = read_prompts(prompts, self.chat, self.settings.sampling.max_tokens, room, keep_failed=True)
         why = {i: OF_THE_PROMPT + problem for i, problem in enumerate(problems) if problem is not None}
         if why:
-            self.context.say(left_out(prompts, why, f"prompts of {self.settings.data}/{part}"))
+            self.context.say(left_out(prompts, why, what))
         return [prompt for i, prompt in enumerate(prompts) if i not in why]

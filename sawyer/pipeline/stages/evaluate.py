@@ -6,15 +6,28 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sawyer.pipeline.stage import Context, Ref, Stage
+from sawyer.pipeline.stage import NAME, Context, Ref, Stage
 from sawyer.pipeline.stages._engines import EngineSettings
 from sawyer.pipeline.stages._gold import GoldSettings
 from sawyer.rollout.sampling import Sampling
+from sawyer.settings import Settings as BaseSettings
+
+
+class Asked(BaseSettings):
+    """A policy that is asked for certain attributes."""
+
+    policy: Annotated[str, Ref("policy")]
+    """One that was trained with attributes: stage `sft` with `condition`."""
+    attributes: dict[str, int] = Field(min_length=1)
+    """What it is asked for, name to value; attributes that are not named get their usual value."""
 
 
 class Settings(EngineSettings, GoldSettings):
     policies: list[Annotated[str, Ref("policy")]] = Field(min_length=1)
     """The policies in the order of the workflow; the first is what the others are compared with."""
+    asked: dict[str, Asked] = Field(default_factory=dict)
+    """More policies after these, each under a name of its own: such as are asked for certain attributes. The headline
+    is about the last."""
     iterates: Literal["all", "best"] = "all"
     """Of an `iterate` stage: every iterate, or the one alone that was the best on validation."""
     previous: bool = True
@@ -44,6 +57,16 @@ class Settings(EngineSettings, GoldSettings):
     def _best_by_what_and_of_whom(self) -> Settings:
         if self.best_of is not None and (self.proxy is None or self.reference is None):
             raise ValueError("`best_of` keeps the best by `proxy` of what `reference` says: name both")
+        return self
+
+    @model_validator(mode="after")
+    def _names_of_their_own(self) -> Settings:
+        for name in self.asked:
+            if not NAME.fullmatch(name) or name in (*self.policies, "best-of"):
+                raise ValueError(
+                    f"a policy of `asked` cannot be called {name!r}; use letters, digits, - and _, and no name that is "
+                    "taken"
+                )
         return self
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from sawyer.pipeline.stage import Context, Ref, Stage
 from sawyer.pipeline.stages._engines import EngineSettings
 from sawyer.rollout.sampling import Sampling
+
+if TYPE_CHECKING:
+    from sawyer.rollout.protocol import Engine
 
 
 class Settings(EngineSettings):
@@ -24,20 +27,29 @@ class Settings(EngineSettings):
     """Completions of each prompt."""
     sampling: Sampling = Sampling()
     """How completions are drawn."""
+    attributes: dict[str, int] = Field(default_factory=dict)
+    """Attributes that the answers are asked to have, name to value, of a policy that was trained with them (stage `sft`
+    with `condition`); those that are not named get their usual value."""
     chat_template: str | None = None
     """Name of a built-in chat template, or Jinja text; the tokenizer's own by default."""
 
 
 def run(settings: Settings, context: Context) -> dict[str, Any]:
     from sawyer.pipeline.stages._common import mean, prompts_of, write_completions
+    from sawyer.pipeline.stages._conditioned import wanted
     from sawyer.pipeline.stages._engines import engine_for
+    from sawyer.rollout.conditioned import ConditionedEngine
     from sawyer.rollout.files import generate_resumably
     from sawyer.rollout.unanswered import answered
 
     if not context.is_main:
         return {}
-    engine = engine_for(context, settings, context.model(settings.model), settings.chat_template)
-    figures: dict[str, Any] = {}
+    place = context.model(settings.model)
+    values = wanted(context, settings.model, place, settings.attributes)
+    engine: Engine = engine_for(context, settings, place, settings.chat_template)
+    if values:
+        engine = ConditionedEngine(engine, values)
+    figures: dict[str, Any] = {"attributes": values} if values else {}
     for part in settings.parts:
         prompts = prompts_of(context, settings.data, part, settings.limit)
         completions = generate_resumably(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from sawyer.pipeline.stage import Context, Ref, Stage
 from sawyer.pipeline.stages._common import TrainingSettings, training_needs
@@ -13,6 +13,9 @@ class Settings(TrainingSettings):
     """The model to tune."""
     data: Annotated[str, Ref("data")]
     """Conversations; of comparisons the best completion is taken."""
+    condition: Literal["attributes"] | None = None
+    """`attributes`: every prompt asks for the attributes that its answer has (`info.attributes`, as stage `attributes`
+    writes them), so that the policy can be asked for them (SteerLM). The last answer alone is learned then."""
 
 
 def run(settings: Settings, context: Context) -> dict[str, Any]:
@@ -25,12 +28,21 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
     context.track(settings.trackers)
     name = context.model(settings.model)
     chat = chat_of(name, settings.chat_template)
-    trees = conversation_trees(context, settings, settings.part, chat, settings.limit)
-    held_out = conversation_trees(context, settings, settings.validation, chat) if settings.validation else []
+    scheme = None
+    if settings.condition is None:
+        trees = conversation_trees(context, settings, settings.part, chat, settings.limit)
+        held_out = conversation_trees(context, settings, settings.validation, chat) if settings.validation else []
+    else:
+        from sawyer.pipeline.stages._conditioned import conditioned_trees
+
+        trees, scheme = conditioned_trees(context, settings, settings.part, chat, settings.limit)
+        held_out = conditioned_trees(context, settings, settings.validation, chat)[0] if settings.validation else []
     trainable = Trainable(lambda: load_policy(name), settings.lora, seed=context.seed)
     policy = TreePolicy(trainable.model)
     result = fit(context, settings, policy, trees, sft(), held_out)
     save_trained(context, trainable, result.weights, chat)
+    if scheme is not None and context.is_main:
+        scheme.save(context.folder)
     return {"conversations": len(trees), **result.figures}
 
 
