@@ -258,10 +258,10 @@ def table_rows(result: dict[str, Any]) -> list[Line]:
 
 def page(result: dict[str, Any]) -> str:
     """The figures and plots as one HTML page that asks nothing of the network."""
-    from sawyer.pipeline.report import plots
+    from sawyer.pipeline.report import judging_plots
 
-    drawn = [plots.reliability(result, "pairs", f"Calibration of {result['model']}")]
-    drawn.append(plots.length_heat_map(result["heat_map"]) if result["heat_map"] is not None else None)
+    drawn = [judging_plots.reliability(result, "pairs", f"Calibration of {result['model']}")]
+    drawn.append(judging_plots.length_heat_map(result["heat_map"]) if result["heat_map"] is not None else None)
     measured = f"{result['pairs']} pairs of {result['prompts']} prompts from {result['data']}."
     intro = f"{measured} {result['level']:.0%} intervals."
     return plain_page(f"Reward model {result['model']}", [intro], drawn, table_rows(result))

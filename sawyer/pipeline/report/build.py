@@ -14,7 +14,7 @@ from typing import Any
 
 from sawyer.evals import policies
 from sawyer.pipeline.progress import duration
-from sawyer.pipeline.report import plots
+from sawyer.pipeline.report import judging_plots, plots
 from sawyer.pipeline.report.contents import Run, Stage, read_run
 from sawyer.pipeline.summary import training
 
@@ -57,7 +57,11 @@ def _context(run: Run) -> dict[str, Any]:
     took = training({stage.name: stage.summary for stage in run.stages})
     comparisons = [_comparison(stage, took) for stage in run.stages if stage.compares_policies]
     reward_models = [
-        {"stage": stage, "evaluation": stage.evaluation, "plot": plots.reliability(stage.evaluation, stage.name)}
+        {
+            "stage": stage,
+            "evaluation": stage.evaluation,
+            "plot": judging_plots.reliability(stage.evaluation, stage.name),
+        }
         for stage in run.stages
         if stage.judges_a_reward_model
     ]
