@@ -7,26 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt
 from sawyer.evals import best_of_n, stats
 from sawyer.evals import policies as arithmetic
+from sawyer.feedback.likelihood import Reader
 from sawyer.feedback.protocol import Feedback
-from sawyer.models.load import load_policy
-from sawyer.models.precision import DTYPES
 from sawyer.numerics import release
 from sawyer.pipeline.files import write_json
 from sawyer.pipeline.stage import Context
-from sawyer.pipeline.stages._common import chat_of, prompts_of, reward_model_of
+from sawyer.pipeline.stages._common import prompts_of, reward_model_of
 from sawyer.pipeline.stages._engines import Engines
 from sawyer.pipeline.stages._gold import gold_of
 from sawyer.rollout.files import generate_resumably
 from sawyer.rollout.protocol import Completion
 from sawyer.rollout.sampling import is_own_distribution
 from sawyer.rollout.unanswered import left_out, unanswered
-from sawyer.trees.model import TreePolicy
-from sawyer.trees.score import score_trees
-from sawyer.trees.tree import TokenTree
+
+Answers = Sequence[Sequence[Completion]]
 
 
 def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
@@ -35,7 +32,14 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
     what = f"prompts of {settings.data}/{settings.part}"
     places = {name: place for ref in settings.policies for name, place in _expanded(context, ref, settings).items()}
     gold, proxy = gold_of(context, settings, settings.token_budget), _reward_model(settings.proxy, settings, context)
-    kl, engines = _Divergence(settings, context), Engines(context, settings)
+    reference = context.model(settings.reference) if settings.reference else None
+    reader = Reader(
+        reference,
+        precision=context.precision,
+        token_budget=settings.token_budget,
+        device=context.accelerator.device,
+    )
+    engines = Engines(context, settings)
 
     rows: dict[str, list[dict[str, Any]]] = {}
     missing: dict[int, str] = {}
@@ -60,7 +64,7 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
         columns = {
             "gold": _scores(gold, asked, answers),
             "proxy": _scores(proxy, asked, answers),
-            "kl": kl.of(name, place, asked, answers),
+            **_read(reader, settings, context, name, place, asked, answers),
         }
         rows[name] = [
             {
@@ -187,38 +191,19 @@ def _subject(context: Context, settings: Any, order: Sequence[str]) -> str:
     return f"{last}-{best}" if f"{last}-{best}" in order else order[-1]
 
 
-class _Divergence:
-    """log pi(y) - log pi_ref(y) of a policy's completions, in nats; None where there is no reference."""
-
-    def __init__(self, settings: Any, context: Context) -> None:
-        self.settings, self.context = settings, context
-        self.place = context.model(settings.reference) if settings.reference else None
-        if self.place is not None:
-            self.reference = _policy(context, self.place)
-            self.vocabulary = chat_of(self.place, None).tokenizer.get_vocab()
-
-    def of(
-        self, name: str, place: str, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]
-    ) -> list[list[float]] | None:
-        """Of each completion of each prompt. None, with a word to the user, where tokens mean other text to the two."""
-        if self.place is None:
-            return None
-        if place == self.place:
-            return [[0.0] * len(own) for own in completions]
-        chat = chat_of(place, None)
-        if not chat.tokenizer.get_vocab().items() <= self.vocabulary.items():
-            self.context.say(
-                f"the KL of {name} to {self.settings.reference} is left out: "
-                "their tokenizers have different vocabularies"
-            )
-            return None
-        policy = _policy(self.context, place)
-        return _log_ratios(policy, self.reference, chat, prompts, completions, self.settings.token_budget)
-
-
-def _policy(context: Context, place: str) -> TreePolicy:
-    model = load_policy(place, dtype=DTYPES[context.precision]).to(context.accelerator.device)
-    return TreePolicy(model).eval()
+def _read(
+    reader: Reader, settings: Any, context: Context, name: str, place: str, prompts: Sequence[Prompt], answers: Answers
+) -> dict[str, list[list[float | None]] | None]:
+    """The columns `kl` and `entropy` of a policy's answers; where there is no reference, nothing is read."""
+    if reader.reference is None:
+        return {"kl": None, "entropy": None}
+    readings, why = reader.read(place, prompts, answers)
+    if why is not None:
+        context.say(f"the KL of {name} to {settings.reference} is left out: {why}")
+    return {
+        "kl": [[one.log_ratio for one in own] for own in readings],
+        "entropy": [[one.entropy for one in own] for own in readings],
+    }
 
 
 def _scores(
@@ -227,24 +212,6 @@ def _scores(
     if feedback is None:
         return None
     return feedback.score(prompts, [[completion.text for completion in own] for own in completions])
-
-
-def _log_ratios(
-    policy: TreePolicy,
-    reference: TreePolicy,
-    chat: ChatFormat,
-    prompts: Sequence[Prompt],
-    completions: Sequence[Sequence[Completion]],
-    token_budget: int,
-) -> list[list[float]]:
-    """log pi(y) - log pi_ref(y) of the policy's own completions, in nats."""
-    trees = [
-        TokenTree(chat.prompt_ids(prompt.prompt), [completion.ids for completion in own])
-        for prompt, own in zip(prompts, completions, strict=True)
-    ]
-    own = score_trees(policy, trees, token_budget=token_budget)
-    other = score_trees(reference, trees, token_budget=token_budget)
-    return [[a - b for a, b in zip(x, y, strict=True)] for x, y in zip(own, other, strict=True)]
 
 
 def _write_rows(file: Path, prompts: Sequence[Prompt], rows: dict[str, list[dict[str, Any]]]) -> None:

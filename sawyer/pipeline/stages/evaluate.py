@@ -54,5 +54,5 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
 
 
 STAGE = Stage(
-    "evaluate", Settings, run, makes="evaluation", help="policies on held-out prompts, with intervals", version=2
+    "evaluate", Settings, run, makes="evaluation", help="policies on held-out prompts, with intervals", version=3
 )
