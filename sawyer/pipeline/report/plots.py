@@ -110,13 +110,15 @@ def kl_against(evaluation: Mapping[str, Any], column: str, palette: Mapping[str,
         return svg_of(figure, f"kl-{column}", f"KL divergence against {column} reward for each policy")
 
 
-def over_root_kl(evaluation: Mapping[str, Any], column: str, palette: Mapping[str, str]) -> str | None:
+def over_root_kl(
+    evaluation: Mapping[str, Any], column: str, palette: Mapping[str, str], name: str | None = None
+) -> str | None:
     """Reward against the root of the KL (Gao et al. 2023): a line for best-of-n, a point for each policy.
 
-    None where neither has both.
+    None where neither has both. `name` tells several of one column on a page apart.
     """
     points = [point for point in evaluation["best_of_n"]["points"] if column in point]
-    names = [name for name in palette if _has(evaluation, name, "kl") and _has(evaluation, name, column)]
+    names = [one for one in palette if _has(evaluation, one, "kl") and _has(evaluation, one, column)]
     if not points and not names:
         return None
     root = lambda kl: math.sqrt(max(kl, 0.0))  # an estimate from samples may lie below 0
@@ -130,17 +132,17 @@ def over_root_kl(evaluation: Mapping[str, Any], column: str, palette: Mapping[st
             axes.plot(x, mean, color=BASELINE, linewidth=1.8, marker="o", markersize=3)
             axes.annotate(f"best of {points[-1]['n']}", (x[-1], mean[-1]), xytext=(5, -3), textcoords="offset points",
                           fontsize=9)  # fmt: skip
-        figures = [(root(evaluation["policies"][name]["kl"]["mean"]), evaluation["policies"][name][column])
-                   for name in names]  # fmt: skip
+        figures = [(root(evaluation["policies"][one]["kl"]["mean"]), evaluation["policies"][one][column])
+                   for one in names]  # fmt: skip
         axes.plot([kl for kl, _ in figures], [r["mean"] for _, r in figures], color=GRID, linewidth=1.5)
-        for name, (kl, reward) in zip(names, figures, strict=True):
-            axes.errorbar(kl, reward["mean"], error_bars(reward), fmt="o", color=palette[name], markersize=7)
-            axes.annotate(short(name), (kl, reward["mean"]), xytext=(7, 7), textcoords="offset points", fontsize=9)
+        for one, (kl, reward) in zip(names, figures, strict=True):
+            axes.errorbar(kl, reward["mean"], error_bars(reward), fmt="o", color=palette[one], markersize=7)
+            axes.annotate(short(one), (kl, reward["mean"]), xytext=(7, 7), textcoords="offset points", fontsize=9)
         axes.margins(x=0.16, y=0.14)
         axes.set_xlabel("root of the KL to the reference policy")
         axes.set_ylabel(f"{column} reward")
         label = f"{column} reward against the root of the KL divergence, for each policy and for best-of-n"
-        return svg_of(figure, f"root-kl-{column}", label)
+        return svg_of(figure, f"root-kl-{name or column}", label)
 
 
 def over_seeds(evaluation: Mapping[str, Any], name: str, column: str, palette: Mapping[str, str]) -> str | None:
