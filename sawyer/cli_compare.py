@@ -65,11 +65,11 @@ def compare(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another comparison in the folder.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare models on the same held-out prompts; run it again to go on after a kill, or with more models or feedback.
+    """Compare models on the same held-out prompts; run it again to go on after a kill, or with other models or feedback.
 
-    It says which is better, by how much and how sure that is, with paired tests corrected for all that is compared; what
-    difference would have been seen; and how long, diverse and far from the reference the answers are. comparison.json
-    and comparison.html are written. Answers and scores stay in the folder, so that nothing is done twice.
+    It says which is better, by how much and how sure that is, with paired tests corrected for all that is compared;
+    what difference would have been seen; and how long, diverse and far from the reference the answers are.
+    comparison.json and comparison.html are written. What is done stays in the folder, and nothing is done twice.
 
     Example: sawyer compare runs/quickstart/sft runs/quickstart/iterate --prompts runs/quickstart/prompts/test.jsonl
 

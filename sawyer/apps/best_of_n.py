@@ -1,5 +1,5 @@
-"""`sawyer eval best-of-n`: what keeping the best of n answers by a proxy reward would reach, for every n at once, by the
-proxy and by gold; and how far from the model that is.
+"""`sawyer eval best-of-n`: what keeping the best of n answers by a proxy reward would reach, for every n at once, by
+the proxy and by gold; and how far from the model that is.
 
     OUT.json    the curve              OUT.rows.jsonl    of each prompt, its samples' rewards
     .OUT.json.work/                    what a kill leaves (`answering`)
@@ -286,8 +286,8 @@ def page(result: Mapping[str, Any]) -> str:
     text = [
         headline(result),
         f"Answers of {who}; the best is kept by {result['proxy']['given']}. For every n the mean over all subsets of n "
-        f"of the {result['samples']} samples of a prompt, which is unbiased; {100 * result['level']:g} % intervals over "
-        "prompts. KL is log n - (n - 1) / n, an upper bound where samples have equal scores, to "
+        f"of the {result['samples']} samples of a prompt, without bias; {100 * result['level']:g} % intervals are "
+        "over prompts. KL is log n - (n - 1) / n, an upper bound where samples have equal scores, to "
         + ("the model itself." if result["own_distribution"] else "what the samples were drawn from."),
     ]
     return plain_page("Best of n", text, drawn, lines)
