@@ -65,7 +65,7 @@ def compare(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another comparison in the folder.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare models on the same held-out prompts; run it again to go on after a kill, or with other models or feedback.
+    """Compare models on the same held-out prompts. Run it again to go on after a kill, or with more models or feedback.
 
     It says which is better, by how much and how sure that is, with paired tests corrected for all that is compared;
     what difference would have been seen; and how long, diverse and far from the reference the answers are.

@@ -38,6 +38,7 @@ from sawyer.rollout.api_settings import ApiSettings
 from sawyer.rollout.files import generate_resumably
 from sawyer.rollout.protocol import Completion, Engine
 from sawyer.rollout.sampling import Sampling
+from sawyer.rollout.unanswered import unanswered
 
 if TYPE_CHECKING:
     import torch
@@ -197,6 +198,24 @@ class Bench:
         np.save(unfinished, found, allow_pickle=False)
         unfinished.replace(file)
         return found
+
+
+def missing(model: Compared, answers: Answers) -> dict[int, str]:
+    """The prompts that lack an answer, and why: what an endpoint refuses is the prompt's fault.
+
+    Raises:
+        SawyerError: an answer may be had another time, or the model has diverged.
+    """
+    try:
+        if not model.is_remote:
+            return unanswered(answers)
+    except SawyerError as error:
+        raise SawyerError(f"{model.name}: {error}") from None
+    later = [one.error for own in answers for one in own if one.again]
+    if later:
+        raise SawyerError(f"{model.name} left {len(later)} answers for another time; the first: {later[0]} ({KEPT})")
+    failed = [(i, one.error) for i, own in enumerate(answers) for one in own if one.error is not None]
+    return {i: error for i, error in reversed(failed)}
 
 
 class Embedder:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sawyer import __version__
-from sawyer.apps.answering import Bench, Generating
+from sawyer.apps.answering import Bench, Generating, missing
 from sawyer.apps.compare_request import check_remote, held_out
 from sawyer.apps.compared_models import Compared, find_model
 from sawyer.apps.named_feedback import Asking, NamedFeedback, find_feedback
@@ -32,7 +32,7 @@ from sawyer.pipeline.files import digest, write_json
 from sawyer.pipeline.progress import Voice
 from sawyer.rollout.api_settings import ApiSettings
 from sawyer.rollout.sampling import Sampling, is_own_distribution
-from sawyer.rollout.unanswered import left_out, unanswered
+from sawyer.rollout.unanswered import left_out
 
 
 @dataclass(frozen=True)
@@ -206,10 +206,10 @@ def _drawn(
     request: Request, model: Compared, prompts: list[Prompt], bench: Bench, voice: Voice
 ) -> tuple[list[Prompt], list[list[str]]]:
     answers = bench.answers(model, prompts, request.sampling, request.n, request.seed)
-    missing = unanswered(answers)
-    if missing:
-        voice.say(left_out(prompts, missing, "prompts"))
-    kept = [i for i in range(len(prompts)) if i not in missing]
+    lacking = missing(model, answers)
+    if lacking:
+        voice.say(left_out(prompts, lacking, "prompts"))
+    kept = [i for i in range(len(prompts)) if i not in lacking]
     return [prompts[i] for i in kept], [[one.text for one in answers[i]] for i in kept]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sawyer import __version__
-from sawyer.apps.answering import Answers, Bench, Embedder
+from sawyer.apps.answering import Answers, Bench, Embedder, missing
 from sawyer.apps.compare_request import Request, check, check_remote, drawn, held_out, shared_with_training
 from sawyer.apps.compared_models import Compared, find_models
 from sawyer.apps.decodings import decodings_of
@@ -30,7 +30,7 @@ from sawyer.pipeline.disk import disk_errors
 from sawyer.pipeline.files import digest, read_json, write_json
 from sawyer.pipeline.progress import Voice
 from sawyer.rollout.sampling import Sampling, is_own_distribution
-from sawyer.rollout.unanswered import left_out, unanswered
+from sawyer.rollout.unanswered import left_out
 
 RESULT, PAGE, ROWS = "comparison.json", "comparison.html", "completions.jsonl"
 
@@ -152,20 +152,17 @@ def _note_what_trained(work: _Work, voice: Voice) -> None:
 
 def _answer(work: _Work, bench: Bench, voice: Voice) -> None:
     """Let every model answer, and leave out, for all, what one cannot answer."""
-    missing: dict[int, str] = {}
+    lacking: dict[int, str] = {}
     for model in work.models:
         for one in work.drawn:
             for seed in one["seeds"]:
                 sampling = work.decodings[one["name"]]
                 answers = bench.answers(model, work.prompts, sampling, one["samples"], seed)
-                try:
-                    missing |= unanswered(answers)
-                except SawyerError as error:
-                    raise SawyerError(f"{model.name}: {error} (what is done is kept)") from error
+                lacking |= missing(model, answers)
                 work.answers[model.name, one["name"], seed] = answers
-    if missing:
-        _note(work, voice, left_out(work.prompts, missing, "prompts"))
-        kept = [i for i in range(len(work.prompts)) if i not in missing]
+    if lacking:
+        _note(work, voice, left_out(work.prompts, lacking, "prompts"))
+        kept = [i for i in range(len(work.prompts)) if i not in lacking]
         work.prompts = [work.prompts[i] for i in kept]
         work.answers = {cell: [answers[i] for i in kept] for cell, answers in work.answers.items()}
 

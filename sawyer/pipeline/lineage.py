@@ -103,6 +103,8 @@ def rewarded_by(lineage: Lineage | None, reward: str | Path) -> bool:
 
 
 def _artifact_around(place: Path) -> Artifact | None:
+    if not place.exists():  # the name of a model on the hub
+        return None
     for folder in [place, *place.absolute().parents][: 1 + DEEP]:
         artifact = finished_artifact(folder) if folder.is_dir() else None
         if artifact is not None:

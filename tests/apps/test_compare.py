@@ -1,0 +1,234 @@
+"""`sawyer compare` with tiny models, and servers on this machine for the remote ones."""
+
+import json
+import re
+from io import StringIO
+
+import pytest
+
+from sawyer.apps import compare as work
+from sawyer.apps.compare_request import Request
+from sawyer.data.files import write_records
+from sawyer.data.verifiable import make_prompts
+from sawyer.errors import SawyerError
+from sawyer.models.load import load_sequence_classifier, load_tokenizer
+from sawyer.models.save import save_model
+from sawyer.pipeline.progress import Voice
+from tests.apps.conftest import stopping_after
+from tests.rollout.chat_server import completion, refusal
+
+HARM = "<script>alert('a')</script> <img src=x onerror=alert(1)>"
+TINY = {"max_tokens": 6}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_policy, tiny_tokenizer):
+    """Models, a reward model, and verifiable prompts in a file: `place / "a"`, ..."""
+    folder = tmp_path_factory.mktemp("compare")
+    for name, seed in (("a", 0), ("b", 1)):
+        tiny_policy("llama", seed).save_pretrained(folder / name)
+        tiny_tokenizer.save_pretrained(folder / name)
+    model = load_sequence_classifier(str(folder / "a"), fresh_head=True, seed=1)
+    save_model(model, load_tokenizer(str(folder / "a")), folder / "reward")
+    write_records(folder / "prompts.jsonl", make_prompts(5, "test"))
+    return folder
+
+
+@pytest.fixture
+def run(place, tmp_path):
+    """`run(*models, **request)`: the result, and the voice that it came with."""
+
+    def call(*models, out="out", prompts=None, **asked):
+        names = tuple(str(place / name) if (place / name).exists() else name for name in models)
+        voice = Voice(StringIO())
+        request = Request(
+            names, str(prompts or place / "prompts.jsonl"), out=tmp_path / out, draws=200,
+            **{"sampling": TINY, "limit": 4} | asked,
+        )  # fmt: skip
+        call.said = voice.stream
+        return work.compare(request, voice)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def grid(place, tmp_path_factory):
+    """Two models that are the same and a third, by four ways of decoding, by gold and by a reward model."""
+    out = tmp_path_factory.mktemp("grid") / "out"
+    request = Request(
+        (str(place / "a"), str(place / "a"), str(place / "b")), str(place / "prompts.jsonl"), out=out, limit=4,
+        feedback=("verifiable", str(place / "reward")), decoding=("grid",), sampling=TINY, draws=200,
+    )  # fmt: skip
+    return out, work.compare(request, Voice(StringIO()))
+
+
+def test_models_decodings_and_feedback_are_all_compared(grid):
+    out, result = grid
+    assert [model["name"] for model in result["models"]] == ["a", "a (2)", "b"]
+    assert [(one["name"], one["samples"]) for one in result["decodings"]] == [
+        ("greedy", 1), ("nucleus", 2), ("beam", 1), ("contrastive", 1),
+    ]  # fmt: skip
+    assert [(one["name"], one["role"]) for one in result["feedback"]] == [("gold", "gold"), ("reward", "reward model")]
+    assert len(result["figures"]) == 12
+    assert result["tests"] == 3 * 4 * 2
+    rows = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 * 4 * (1 + 2 + 1 + 1)
+    assert json.loads((out / "comparison.json").read_text())["headline"] == result["headline"]
+
+
+def test_two_identical_models_are_told_to_be_no_different(grid):
+    _, result = grid
+    same = [one for one in result["comparisons"] if (one["model"], one["against"]) == ("a (2)", "a")]
+    assert {found["verdict"] for one in same for found in one["rewards"].values()} == {"none"}
+    greedy = next(one for one in same if one["decoding"] == "greedy")
+    assert greedy["rewards"]["reward"]["sd"] == 0
+    drawn = {
+        name: [row["text"] for row in map(json.loads, (grid[0] / "completions.jsonl").read_text().splitlines())
+               if (row["model"], row["decoding"]) == (name, "nucleus")]
+        for name in ("a", "a (2)")
+    }  # fmt: skip
+    assert drawn["a"] != drawn["a (2)"], "their answers are drawn apart"
+
+
+def test_figures_of_local_models(grid):
+    _, result = grid
+    by = {(one["model"], one["decoding"]): one for one in result["figures"]}
+    assert by["a", "nucleus"]["kl"]["mean"] == 0, "the first model is the reference"
+    assert by["b", "nucleus"]["kl"]["mean"] > 0
+    assert not by["b", "nucleus"]["kl_unbiased"]
+    assert by["b", "nucleus"]["perplexity"]["mean"] > by["a", "nucleus"]["perplexity"]["mean"] > 1
+    assert {"self_bleu", "dispersion", "entropy"} <= by["a", "nucleus"].keys()
+    assert "self_bleu" not in by["a", "greedy"]
+    assert by["a", "greedy"]["perplexity"]["mean"] < by["a", "nucleus"]["perplexity"]["mean"]
+
+
+def test_the_page_is_whole(grid):
+    html = (grid[0] / "comparison.html").read_text()
+    assert html.count("<svg") == 2 + 2 * 4
+    assert html.count('class="completion"') == 4 * 8
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert "script" not in html.replace("no script", "")
+
+
+def test_the_table_fits_and_one_sentence_ends_it(command, place, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = tmp_path / "out"
+    arguments = ("compare", place / "a", place / "b", "--prompts", place / "prompts.jsonl", "--limit", 3)
+    arguments += ("--max-tokens", 4, "--feedback", "verifiable", "--feedback", "length", "--out", out, "--draws", 200)
+    code, said, err = command(*arguments)
+    assert code == 0, err
+    assert max(len(line) for line in said.splitlines() if "/" not in line) <= 80 or "note:" in said
+    assert said.splitlines()[-1].startswith(("b is ", "No difference in gold can be told between b and a"))
+    again = json.loads(command(*arguments, "--json")[1])
+    assert again["decodings"][0]["sampling"] == {"temperature": 1.0, "max_tokens": 4}
+    assert command(*arguments, "--n", 3)[2].endswith(
+        "is of another comparison; give another --out, or --overwrite to replace it\n"
+    )
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_interrupted_goes_on_and_ends_alike(run, monkeypatch):
+    whole = run("a", "b", out="whole", feedback=("length",))
+    with monkeypatch.context() as patch:
+        made = stopping_after(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            run("a", "b", feedback=("length",))
+        assert len(made) == 1
+    made = stopping_after(9, monkeypatch)
+    assert run("a", "b", feedback=("length",)) == whole
+    assert len(made) == 1, "the first model's answers were kept"
+
+
+def test_another_model_or_feedback_costs_its_own_work_alone(run, monkeypatch):
+    run("a", "b", feedback=("length",))
+    made = stopping_after(0, monkeypatch)
+    found = run("a", "b", feedback=("length", "random"), overwrite=True)
+    assert [one["name"] for one in found["feedback"]] == ["length", "random"]
+    assert made == []
+
+
+# --- remote models, and what may go wrong -----------------------------------------------------------------------------
+
+
+def test_a_remote_model_that_means_harm_and_answers_nothing_at_times(run, serve, tmp_path):
+    texts = ["", HARM, "A fine answer.", "Another."]
+    server = serve(lambda request: completion(texts[len(server.requests) % 4]))
+    result = run("a", f"m@{server.url}", feedback=("length",))
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "&lt;script&gt;alert(" in page
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "2 of 8 answers of m are empty; they count as they are judged" in result["notes"]
+    assert any("KL, perplexity and entropy of m are left out" in note for note in result["notes"])
+    remote = result["figures"][1]
+    assert remote["empty"] == 2
+    assert "tokens" not in remote
+    assert "dispersion" in remote
+
+
+def test_a_judge_that_fails_half_way_loses_nothing(run, serve, monkeypatch):
+    down = [3]
+
+    def judge(request):
+        down[0] -= 1
+        return refusal(401, "no credit") if down[0] < 0 else completion("[[A]]")
+
+    server = serve(judge)
+    with pytest.raises(SawyerError, match=r"--feedback judge:m@.*no credit.*run the same command again to go on"):
+        run("a", "b", feedback=("length", f"judge:m@{server.url}"), n=1)
+    answered = 3
+    down[0] = 99
+    server.requests.clear()
+    made = stopping_after(0, monkeypatch)
+    result = run("a", "b", feedback=("length", f"judge:m@{server.url}"), n=1)
+    assert made == []
+    assert len(server.requests) <= 8 - answered + 1
+    judged = result["comparisons"][0]["preferences"]["judge m"]
+    assert (judged["pairs"], judged["both_orders"], judged["consistent"]) == (4, 4, 0)
+    assert judged["win_rate"]["mean"] == 0.5, "a judge that always says A is for nobody when both orders are asked"
+
+
+def test_ratings_are_a_distribution_and_missing_ones_are_counted(run, serve):
+    server = serve(lambda request: completion("[[7]]" if len(server.requests) % 4 else "no idea"))
+    result = run("a", "b", feedback=(f"rating:m@{server.url}",), n=1)
+    rated = [one["rewards"]["rating m"] for one in result["figures"]]
+    assert {one["mean"] for one in rated} == {7}
+    assert sum(one["missing"] for one in rated) == 2
+    assert "2 questions to rating m got no verdict, which is a draw, or no rating" in result["notes"]
+
+
+def test_a_model_with_another_tokenizer_keeps_what_can_be_compared(run, place):
+    if not (place / "other").exists():
+        import shutil
+
+        shutil.copytree(place / "b", place / "other")
+        file = place / "other" / "tokenizer.json"
+        tokenizer = json.loads(file.read_text())
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+        file.write_text(json.dumps(tokenizer))
+    result = run("a", "other", feedback=("length",))
+    left = "KL and perplexity of other are left out: their tokenizers have different vocabularies"
+    assert any(note.startswith(left) for note in result["notes"])
+    figures = result["figures"][1]
+    assert "entropy" in figures
+    assert "dispersion" in figures
+    assert "kl" not in figures
+    assert "perplexity" not in figures
+    assert "length" in result["comparisons"][0]["rewards"]
+
+
+def test_prompts_that_were_trained_on_are_counted_and_left_out_where_asked(run, monkeypatch):
+    def shared(prompts, models):
+        return {"b": {0: "prompts/train.jsonl:3"}}
+
+    monkeypatch.setattr(work, "shared_with_training", shared)
+    result = run("a", "b", feedback=("length",), out="kept")
+    first = "1 of 4 prompts were in the training data of b, or share 13 words in a row with it"
+    assert result["notes"][0] == f"{first} (the first with prompts/train.jsonl:3)"
+    assert result["prompts"]["n"] == 4
+    dropped = run("a", "b", feedback=("length",), out="dropped", drop_shared=True)
+    assert dropped["prompts"]["n"] == 3
