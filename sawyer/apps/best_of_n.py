@@ -18,11 +18,11 @@ from sawyer import __version__
 from sawyer.apps.answering import Bench, Generating, missing
 from sawyer.apps.compare_request import check_remote, held_out
 from sawyer.apps.compared_models import Compared, find_model
+from sawyer.apps.evaluate_pairs import read_samples
 from sawyer.apps.named_feedback import Asking, NamedFeedback, find_feedback
 from sawyer.apps.plain_page import Line, plain_page
 from sawyer.apps.work import check_out, work_folder
 from sawyer.atomic import write_atomically
-from sawyer.data.files import raw_rows
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
 from sawyer.evals import best_of_n as arithmetic
@@ -83,7 +83,7 @@ def evaluate(request: Request, voice: Voice | None = None) -> dict[str, Any]:
     model = _check(request)
     if model is None:
         assert request.samples is not None
-        prompts, texts = read_samples(request.samples, request.n, voice)
+        prompts, texts = _read(request.samples, request.n, voice)
     else:
         assert request.prompts is not None
         prompts, texts = held_out(request.prompts, request.limit, voice.say), []
@@ -134,31 +134,19 @@ def curve(scores: Mapping[str, Sequence[Sequence[float]]], proxy: str, level: fl
     return {"points": points, "peak": peak}
 
 
-def read_samples(path: Path, n: int, voice: Voice) -> tuple[list[Prompt], list[list[str]]]:
+def _read(path: Path, n: int, voice: Voice) -> tuple[list[Prompt], list[list[str]]]:
     """The prompts of a file of `sawyer generate` and the first n samples of each.
 
     Raises:
         SawyerError: the file cannot be read, or has no prompt with so many samples.
     """
-    prompts, texts, few = [], [], 0
-    for row in raw_rows(path):
-        try:
-            prompt = Prompt(tuple(row.value["prompt"]), row.value.get("info") or {})
-            own = [sample["text"] for sample in row.value["samples"]]
-        except (TypeError, KeyError, SawyerError):
-            raise SawyerError(
-                f"row {row.number} of {path} has no `prompt` and `samples`; give a file that `sawyer generate` wrote"
-            ) from None
-        if len(own) >= n:
-            prompts.append(prompt)
-            texts.append(own[:n])
-        else:
-            few += 1
-    if not prompts:
+    trials = read_samples(path)
+    enough = [trial for trial in trials if len(trial.completions) >= n]
+    if not enough:
         raise SawyerError(f"no prompt of {path} has {n} samples; give a smaller --n, or generate more")
-    if few:
-        voice.say(f"{few} prompts of {path} have fewer than {n} samples and are left out")
-    return prompts, texts
+    if len(enough) < len(trials):
+        voice.say(f"{len(trials) - len(enough)} prompts of {path} have fewer than {n} samples and are left out")
+    return [trial.prompt for trial in enough], [list(trial.completions[:n]) for trial in enough]
 
 
 def _check(request: Request) -> Compared | None:

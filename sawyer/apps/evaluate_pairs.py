@@ -132,7 +132,7 @@ def read_samples(path: Path) -> list[Trial]:
     for row in raw_rows(path):
         try:
             texts = [sample["text"] for sample in row.value["samples"]]
-            prompt = Prompt(tuple(row.value["prompt"]))
+            prompt = Prompt(tuple(row.value["prompt"]), row.value.get("info") or {})
         except (TypeError, KeyError, SawyerError):
             raise SawyerError(
                 f"row {row.number} of {path} has no `prompt` and `samples`; give a file that `sawyer generate` wrote"
