@@ -9,7 +9,6 @@ from typing import Any
 
 from sawyer.apps.answering import Generating
 from sawyer.apps.compared_models import Compared
-from sawyer.apps.decodings import is_search
 from sawyer.data.contamination import EvaluationPrompt, shared_prompts
 from sawyer.data.mixtures import MIXTURES
 from sawyer.data.prompts import read_prompts
@@ -21,6 +20,7 @@ from sawyer.errors import SawyerError
 from sawyer.pipeline.nearest import did_you_mean
 from sawyer.rollout.api_calls import sampling_fields
 from sawyer.rollout.api_settings import ApiSettings
+from sawyer.rollout.decodings import is_search
 from sawyer.rollout.sampling import Sampling
 
 RUN_WORDS = 13

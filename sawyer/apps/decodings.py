@@ -1,4 +1,4 @@
-"""Ways of decoding by name, as a comparison asks for them."""
+"""Ways of decoding, as the options of a comparison name them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,9 @@ from typing import Any
 
 from sawyer.errors import SawyerError
 from sawyer.pipeline.nearest import did_you_mean
+from sawyer.rollout.decodings import DECODINGS, GRID
 from sawyer.rollout.sampling import Sampling, contradiction
 
-GRID = ("greedy", "nucleus", "beam", "contrastive")
-"""What `grid` stands for."""
-DECODINGS: dict[str, dict[str, Any]] = {
-    "sample": {},
-    "greedy": {"temperature": 0.0},
-    "nucleus": {"top_p": 0.95, "top_k": 50},
-    "beam": {"temperature": 0.0, "num_beams": 5},
-    "contrastive": {"temperature": 0.0, "penalty_alpha": 0.6, "top_k": 4},
-}
-"""By name, what is set: the model's own distribution; greedy search; nucleus sampling (Holtzman et al. 2020) as the
-SAWYER paper has it; beam search with five beams; contrastive search (Su et al. 2022) at its authors' settings."""
 OWN = "given"
 """The name of what the sampling options say, where no decoding is named."""
 
@@ -54,8 +44,3 @@ def decodings_of(names: Sequence[str], given: Mapping[str, Any]) -> dict[str, Sa
             raise SawyerError(f"--decoding {name}: {reason}")
         found[name] = Sampling(**{**given, **DECODINGS[name]})
     return found
-
-
-def is_search(sampling: Sampling) -> bool:
-    """Whether it finds one answer, the same whatever the seed."""
-    return sampling.temperature == 0

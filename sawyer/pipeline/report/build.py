@@ -104,6 +104,10 @@ def _comparison(stage: Stage, took: Mapping[str, Mapping[str, float]]) -> dict[s
         "trained": any(name in took for name in evaluation["order"]),
         "labelled": any("gold_labels" in took.get(name, {}) for name in evaluation["order"]),
         "samples": _samples(stage.completions, evaluation["order"]),
+        "decodings": [
+            (way, plain(one["sampling"]), [_policy_row(one, name) for name in one["order"]])
+            for way, one in evaluation.get("decodings", {}).items()
+        ],
     }
 
 

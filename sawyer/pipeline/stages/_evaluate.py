@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ from sawyer.pipeline.stage import Context
 from sawyer.pipeline.stages._common import prompts_of, reward_model_of
 from sawyer.pipeline.stages._engines import Engines
 from sawyer.pipeline.stages._gold import gold_of
+from sawyer.rollout.decodings import decoding, is_search
 from sawyer.rollout.files import generate_resumably
 from sawyer.rollout.protocol import Completion
-from sawyer.rollout.sampling import is_own_distribution
+from sawyer.rollout.sampling import Sampling, is_own_distribution
 from sawyer.rollout.unanswered import left_out, unanswered
 
 Answers = Sequence[Sequence[Completion]]
+OWN = ""
+"""The way of decoding that `sampling` says, which has no name."""
 
 
 def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
@@ -41,63 +44,104 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
     )
     engines = Engines(context, settings)
 
-    rows: dict[str, list[dict[str, Any]]] = {}
+    ways = {OWN: settings.sampling} | {name: decoding(name, settings.sampling) for name in settings.decodings}
+
+    rows: dict[str, dict[str, list[dict[str, Any]]]] = {way: {} for way in ways}
     missing: dict[int, str] = {}
     for name, place in places.items():
-        completions = generate_resumably(
-            engines.of(place),
-            prompts,
-            settings.sampling,
-            settings.n,
-            seed=context.seed,
-            folder=context.scratch / name,
-            journal=context,
-            title=f"{name} answers {len(prompts)} held-out prompts",
-            keep_failed=True,
-        )
+        answers = _answers(settings, context, engines, name, place, prompts, ways)
         release()  # the engine
-        missing |= unanswered(completions)
+        for completions in answers.values():
+            missing |= unanswered(completions)
         if len(missing) == len(prompts):
             left_out(prompts, missing, what)  # raises: no answer is left to judge
         kept = [i for i in range(len(prompts)) if i not in missing]
-        asked, answers = [prompts[i] for i in kept], [completions[i] for i in kept]
-        columns = {
-            "gold": _scores(gold, asked, answers),
-            "proxy": _scores(proxy, asked, answers),
-            **_read(reader, settings, context, name, place, asked, answers),
-        }
-        rows[name] = [
-            {
-                "prompt_id": i,
-                "sample": k,
-                "text": completion.text,
-                "tokens": len(completion.ids),
-                "finished": completion.finished,
-                **{column: values[at][k] if values else None for column, values in columns.items()},
+        for way, completions in answers.items():
+            asked, own = [prompts[i] for i in kept], [completions[i] for i in kept]
+            columns = {
+                "gold": _scores(gold, asked, own),
+                "proxy": _scores(proxy, asked, own),
+                **_read(reader, settings, context, name, place, asked, own),
             }
-            for at, (i, own) in enumerate(zip(kept, answers, strict=True))
-            for k, completion in enumerate(own)
-        ]
-        release()
+            rows[way][name] = _rows(kept, own, columns)
+            release()
     curve, points = _best_of(settings, context, engines, prompts, missing, gold, proxy)
     if missing:  # by one policy or another: all are judged on the same prompts
         context.say(left_out(prompts, missing, what))
-        rows = {name: [row for row in own if row["prompt_id"] not in missing] for name, own in rows.items()}
+        rows = {
+            way: {name: [row for row in own if row["prompt_id"] not in missing] for name, own in of_way.items()}
+            for way, of_way in rows.items()
+        }
 
-    order = list(rows)
-    subject, seeds = _subject(context, settings, order), _training_seeds(context, settings)
-    evaluation = arithmetic.evaluate(
-        rows, order[0], order=order, subject=subject, training_seeds=seeds, previous=settings.previous
-    )
-    evaluation |= {**_how_drawn(settings, context), "unanswered": len(missing)}
+    evaluations = {way: _compared(settings, context, of_way, ways[way]) for way, of_way in rows.items()}
+    evaluation = evaluations.pop(OWN) | {"unanswered": len(missing)}
+    if evaluations:
+        evaluation["decodings"] = evaluations
     if points:
         evaluation["best_of_n"] = {"policy": settings.reference, "samples": settings.best_of, "points": points}
         _write_curve(context.folder / "best_of_n.jsonl", prompts, curve)
     write_json(context.folder / "evaluation.json", evaluation)
-    _write_rows(context.folder / "completions.jsonl", prompts, rows)
+    for way, of_way in rows.items():
+        _write_rows(context.folder / f"completions{way and '-'}{way}.jsonl", prompts, of_way)
     headline = arithmetic.headline(evaluation)
     context.say(headline)
     return {"headline": headline, "policies": evaluation["policies"], "comparisons": evaluation["comparisons"]}
+
+
+def _answers(
+    settings: Any,
+    context: Context,
+    engines: Engines,
+    name: str,
+    place: str,
+    prompts: Sequence[Prompt],
+    ways: Mapping[str, Sampling],
+) -> dict[str, list[list[Completion]]]:
+    """A policy's answers by each way of decoding."""
+    engine = engines.of(place)
+    return {
+        way: generate_resumably(
+            engine,
+            prompts,
+            sampling,
+            1 if way and is_search(sampling) else settings.n,
+            seed=context.seed,
+            folder=context.scratch / f"{name}{way and '.'}{way}",
+            journal=context,
+            title=f"{name} answers {len(prompts)} held-out prompts{way and ', '}{way}",
+            keep_failed=True,
+        )
+        for way, sampling in ways.items()
+    }
+
+
+def _rows(
+    kept: Sequence[int], answers: Answers, columns: Mapping[str, Sequence[Sequence[Any]] | None]
+) -> list[dict[str, Any]]:
+    """A row for each answer to the prompts that are kept."""
+    return [
+        {
+            "prompt_id": i,
+            "sample": k,
+            "text": completion.text,
+            "tokens": len(completion.ids),
+            "finished": completion.finished,
+            **{column: values[at][k] if values else None for column, values in columns.items()},
+        }
+        for at, (i, own) in enumerate(zip(kept, answers, strict=True))
+        for k, completion in enumerate(own)
+    ]
+
+
+def _compared(
+    settings: Any, context: Context, rows: dict[str, list[dict[str, Any]]], sampling: Sampling
+) -> dict[str, Any]:
+    """What can be said of the policies' answers by one way of decoding."""
+    order = list(rows)
+    subject, seeds = _subject(context, settings, order), _training_seeds(context, settings)
+    return arithmetic.evaluate(
+        rows, order[0], order=order, subject=subject, training_seeds=seeds, previous=settings.previous
+    ) | _how_drawn(sampling, context)
 
 
 def _best_of(
@@ -158,13 +202,13 @@ def _reward_model(ref: str | None, settings: Any, context: Context) -> Feedback 
     return reward_model_of(context, ref, settings.token_budget)
 
 
-def _how_drawn(settings: Any, context: Context) -> dict[str, Any]:
+def _how_drawn(sampling: Sampling, context: Context) -> dict[str, Any]:
     """What `evaluation.json` says of the completions: their seed, the sampling, and whether the KL is unbiased."""
-    changed = settings.sampling.model_dump(mode="json", exclude_defaults=True)
+    changed = sampling.model_dump(mode="json", exclude_defaults=True)
     return {
         "generation_seed": context.seed,
-        "sampling": {"temperature": settings.sampling.temperature, **changed},
-        "kl_unbiased": is_own_distribution(settings.sampling),
+        "sampling": {"temperature": sampling.temperature, **changed},
+        "kl_unbiased": is_own_distribution(sampling),
     }
 
 

@@ -30,6 +30,8 @@ class Settings(EngineSettings, GoldSettings):
     """Completions of each prompt."""
     sampling: Sampling = Sampling()
     """How completions are drawn."""
+    decodings: list[Literal["sample", "greedy", "nucleus", "beam", "contrastive"]] = Field(default_factory=list)
+    """Compare them by these ways of decoding too: `greedy`, `nucleus` (0.95, top-k 50), `beam` (5), `contrastive`."""
     proxy: Annotated[str, Ref("reward_model")] | None = None
     """The reward model that the policies were trained on."""
     reference: Annotated[str, Ref("policy")] | None = None
@@ -39,6 +41,12 @@ class Settings(EngineSettings, GoldSettings):
     every n up to this."""
     token_budget: int = Field(default=4096, ge=16)
     """Tokens in one packed row, of the reward models too."""
+
+    @model_validator(mode="after")
+    def _decodings_of_the_engine(self) -> Settings:
+        if self.engine == "vllm" and (beyond := {"beam", "contrastive"} & set(self.decodings)):
+            raise ValueError(f"`engine: vllm` does not search: leave {sorted(beyond)[0]} out of `decodings`")
+        return self
 
     @model_validator(mode="after")
     def _best_by_what_and_of_whom(self) -> Settings:
