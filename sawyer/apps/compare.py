@@ -97,6 +97,10 @@ def _prepared(request: Request, voice: Voice) -> _Work:
     """All that can be found out, and refused, before anything is computed."""
     models = find_models(request.models)
     trained = next((model.seeds for model in models if model.seeds), ())
+    if trained and request.seeds != (0,):
+        raise SawyerError(
+            "models of several seeds answer with the seeds of their trainings; leave out --seeds and --seed"
+        )
     seeds = trained or request.seeds
     decodings = decodings_of(request.decoding, request.sampling)
     check_remote(models, decodings, request.api)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sawyer.data.contamination import EvaluationPrompt, evaluation_prompts
+from sawyer.errors import SawyerError
 from sawyer.pipeline.artifact import finished_artifact
 from sawyer.pipeline.context import METRICS, Artifact
 from sawyer.pipeline.files import path_sha256
@@ -61,7 +62,11 @@ class Lineage:
     def training_prompts(self) -> Iterator[EvaluationPrompt]:
         """What was asked in the records of `data_files`."""
         for file in self.data_files():
-            for prompt in evaluation_prompts(file):
+            try:
+                prompts = evaluation_prompts(file)
+            except SawyerError:  # rows without a prompt, such as a ledger
+                continue
+            for prompt in prompts:
                 yield EvaluationPrompt(f"{file.parent.name}/{prompt.where}", prompt.text)
 
 
