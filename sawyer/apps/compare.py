@@ -98,9 +98,7 @@ def _prepared(request: Request, voice: Voice) -> _Work:
     models = find_models(request.models)
     trained = next((model.seeds for model in models if model.seeds), ())
     if trained and request.seeds != (0,):
-        raise SawyerError(
-            "models of several seeds answer with the seeds of their trainings; leave out --seeds and --seed"
-        )
+        raise SawyerError("models of several seeds answer with the seeds of their trainings; leave out --seeds, --seed")
     seeds = trained or request.seeds
     decodings = decodings_of(request.decoding, request.sampling)
     check_remote(models, decodings, request.api)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from io import StringIO
 
 import pytest
@@ -202,8 +203,6 @@ def test_ratings_are_a_distribution_and_missing_ones_are_counted(run, serve):
 
 def test_a_model_with_another_tokenizer_keeps_what_can_be_compared(run, place):
     if not (place / "other").exists():
-        import shutil
-
         shutil.copytree(place / "b", place / "other")
         file = place / "other" / "tokenizer.json"
         tokenizer = json.loads(file.read_text())
@@ -219,6 +218,20 @@ def test_a_model_with_another_tokenizer_keeps_what_can_be_compared(run, place):
     assert "kl" not in figures
     assert "perplexity" not in figures
     assert "length" in result["comparisons"][0]["rewards"]
+
+
+def test_trainings_of_several_seeds_are_paired_by_seed(run, place, tmp_path):
+    for seed, name in ((0, "a"), (3, "b")):
+        shutil.copytree(place / name, tmp_path / "five" / f"seed-{seed}" / "ppo")
+    (tmp_path / "five" / "seeds.json").write_text(json.dumps({"recipe": "r", "seeds": [0, 3]}))
+    result = run("a", str(tmp_path / "five" / "ppo"), feedback=("length",), n=1)
+    assert result["trained_seeds"]
+    assert result["decodings"][0]["seeds"] == [0, 3]
+    found = result["comparisons"][0]["rewards"]["length"]
+    assert list(found["over_seeds"]["by_seed"]) == ["0", "3"]
+    assert (found["low"], found["p_value"]) == (found["over_seeds"]["low"], found["over_seeds"]["p_value"])
+    with pytest.raises(SawyerError, match="answer with the seeds of their trainings"):
+        run("a", str(tmp_path / "five" / "ppo"), feedback=("length",), seeds=(1,))
 
 
 def test_prompts_that_were_trained_on_are_counted_and_left_out_where_asked(run, monkeypatch):
