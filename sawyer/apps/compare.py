@@ -134,9 +134,8 @@ def _note_what_trained(work: _Work, voice: Voice) -> None:
     """Say which feedback is a proxy, and which prompts were trained on; leave the latter out where asked to."""
     for one in work.feedback:
         if one.trained:
-            _note(
-                work, voice, f"{one.name} is what {', '.join(one.trained)} was trained on: to it a proxy, and no gold"
-            )
+            who = ", ".join(one.trained)
+            _note(work, voice, f"{one.name} is what {who} was trained on: to it a proxy, and no measure of its worth")
     shared = shared_with_training(work.prompts, work.models)
     for name, places in shared.items():
         first = next(iter(places.values()))
@@ -162,6 +161,8 @@ def _answer(work: _Work, bench: Bench, voice: Voice) -> None:
                 answers = bench.answers(model, work.prompts, sampling, one["samples"], seed)
                 lacking |= missing(model, answers)
                 work.answers[model.name, one["name"], seed] = answers
+                if len(lacking) == len(work.prompts):
+                    left_out(work.prompts, lacking, "prompts")  # raises: nothing is left to compare
     if lacking:
         _note(work, voice, left_out(work.prompts, lacking, "prompts"))
         kept = [i for i in range(len(work.prompts)) if i not in lacking]
@@ -284,9 +285,7 @@ def _count(work: _Work, bench: Bench, rows: dict[tuple, dict[str, Any]]) -> None
             work.notes.append(f"{count} texts were longer than {name} reads, and were cut")
     for name, count in bench.unread.items():
         if count:
-            work.notes.append(
-                f"{count} questions to {name} got no verdict or rating; without a verdict a pair is a draw"
-            )
+            work.notes.append(f"{count} questions to {name} got no verdict, which is a draw, or no rating")
 
 
 def _design(work: _Work) -> arithmetic.Design:

@@ -264,7 +264,7 @@ def _preferences(games: Sequence[Row], design: Design) -> dict[str, Any]:
             [game["p"] for game in own], [0.5] * len(own), prompts, design.level, design.draws, design.seed
         )
         asked = [game["games"] for game in own if game.get("games")]
-        twice = [games for games in asked if len(games) == 2]
+        twice = [games for games in asked if len(games) == 2]  # two equal answers are not shown to a judge
         found[name] = policies.as_json(even) | {
             "p_value": even.p_value,
             "effect_size": even.effect_size if math.isfinite(even.effect_size) else None,
@@ -273,7 +273,7 @@ def _preferences(games: Sequence[Row], design: Design) -> dict[str, Any]:
             "pairs": len(own),
             "both_orders": len(twice),
             "consistent": sum(a is not None and a == b for a, b in twice) / len(twice) if twice else None,
-            "without_verdict": sum(game is None for games in asked for game in games),
+            "without_verdict": sum(game is None for games in twice for game in games),
         }
     return found
 
