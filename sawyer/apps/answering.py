@@ -78,6 +78,7 @@ class Bench:
     voice: Voice
     truncated: dict[str, int] = field(default_factory=dict)
     unread: dict[str, int] = field(default_factory=dict)
+    _held: _Late | None = None
 
     def answers(self, model: Compared, prompts: Sequence[Prompt], sampling: Sampling, n: int, seed: int) -> Answers:
         """`n` answers to each prompt. What a model draws depends on the seed and on what it is, so that two models draw
@@ -91,8 +92,7 @@ class Bench:
         how = [] if model.is_remote else [self.generating.precision, self.generating.batch]
         folder = self.folder / "answers" / _key([*asked, how, [list(prompt.prompt) for prompt in prompts]])
         folder.mkdir(parents=True, exist_ok=True)
-        place = model.place(seed)
-        engine = _Late(lambda: self._engine(model, place, sampling, folder))
+        engine = self._engine(model, model.place(seed), sampling, folder)
         try:
             return generate_resumably(
                 engine,
@@ -110,19 +110,28 @@ class Bench:
             raise SawyerError(f"{model.name}: {error} ({KEPT})") from error
         finally:
             engine.tell_cost(self.voice)
-            del engine
-            release()
 
-    def _engine(self, model: Compared, place: str, sampling: Sampling, folder: Path) -> Engine:
+    def _engine(self, model: Compared, place: str, sampling: Sampling, folder: Path) -> _Late:
+        """The engine of a model; a local one stays until another is asked for, or `let_go`."""
         if model.is_remote:
-            from sawyer.rollout.api_engine import ApiEngine
+            return _Late(place, lambda: self._remote(model, place, folder))
+        if self._held is None or self._held.place != place:
+            self.let_go()
+            precision, batch = self.generating.precision, self.generating.batch
+            asked = Request(place, Path(), Path(), sampling=sampling, precision=precision, batch=batch)
+            self._held = _Late(place, lambda: local_engine(asked, self.voice)[0])
+        return self._held
 
-            api = self.api.model_copy(update={"endpoint": model.endpoint})
-            return ApiEngine(place, api, cache=self.cache or folder / "replies")
-        asked = Request(
-            place, Path(), Path(), sampling=sampling, precision=self.generating.precision, batch=self.generating.batch
-        )
-        return local_engine(asked, self.voice)[0]
+    def _remote(self, model: Compared, place: str, folder: Path) -> Engine:
+        from sawyer.rollout.api_engine import ApiEngine
+
+        api = self.api.model_copy(update={"endpoint": model.endpoint})
+        return ApiEngine(place, api, cache=self.cache or folder / "replies")
+
+    def let_go(self) -> None:
+        """Free the memory of the model that answered last."""
+        self._held = None
+        release()
 
     def scores(
         self, feedback: NamedFeedback, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]
@@ -250,8 +259,8 @@ class Embedder:
 class _Late:
     """An engine that is made when it is first asked: where all answers are kept, never."""
 
-    def __init__(self, make: Callable[[], Engine]) -> None:
-        self._make = make
+    def __init__(self, place: str, make: Callable[[], Engine]) -> None:
+        self.place, self._make = place, make
         self._made: Engine | None = None
 
     def _engine(self) -> Engine:

@@ -118,7 +118,7 @@ def curve(scores: Mapping[str, Sequence[Sequence[float]]], proxy: str, level: fl
     """The points and peaks, from each prompt's samples' rewards by name."""
     sizes = arithmetic.sizes(len(scores[proxy][0]))
     reached = {name: arithmetic.curve(scores[proxy], values, sizes) for name, values in scores.items()}
-    points = []
+    points: list[dict[str, Any]] = []
     for k, n in enumerate(sizes):
         means = {name: stats.bootstrap_mean(own[:, k], level=level) for name, own in reached.items()}
         gains = {
@@ -194,6 +194,7 @@ def _drawn(
     request: Request, model: Compared, prompts: list[Prompt], bench: Bench, voice: Voice
 ) -> tuple[list[Prompt], list[list[str]]]:
     answers = bench.answers(model, prompts, request.sampling, request.n, request.seed)
+    bench.let_go()
     lacking = missing(model, answers)
     if lacking:
         voice.say(left_out(prompts, lacking, "prompts"))

@@ -141,13 +141,13 @@ def _note_what_trained(work: _Work, voice: Voice) -> None:
         first = next(iter(places.values()))
         many = f"{len(places)} of {len(work.prompts)} prompts were in the training data of {name}"
         _note(work, voice, f"{many}, or share 13 words in a row with it (the first with {first})")
-    places = {place for own in shared.values() for place in own}
-    if places and work.request.drop_shared:
-        if len(places) == len(work.prompts):
-            raise SawyerError(f"all {len(places)} prompts were in the models' training data; take others")
-        work.prompts = [prompt for i, prompt in enumerate(work.prompts) if i not in places]
-        _note(work, voice, f"these {len(places)} prompts are left out (--drop-shared)")
-    elif places:
+    seen = {place for own in shared.values() for place in own}
+    if seen and work.request.drop_shared:
+        if len(seen) == len(work.prompts):
+            raise SawyerError(f"all {len(seen)} prompts were in the models' training data; take others")
+        work.prompts = [prompt for i, prompt in enumerate(work.prompts) if i not in seen]
+        _note(work, voice, f"these {len(seen)} prompts are left out (--drop-shared)")
+    elif seen:
         voice.say("leave them out with --drop-shared, or take other prompts")
 
 
@@ -163,6 +163,7 @@ def _answer(work: _Work, bench: Bench, voice: Voice) -> None:
                 work.answers[model.name, one["name"], seed] = answers
                 if len(lacking) == len(work.prompts):
                     left_out(work.prompts, lacking, "prompts")  # raises: nothing is left to compare
+    bench.let_go()
     if lacking:
         _note(work, voice, left_out(work.prompts, lacking, "prompts"))
         kept = [i for i in range(len(work.prompts)) if i not in lacking]

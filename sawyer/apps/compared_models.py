@@ -144,7 +144,8 @@ def _named(models: Sequence[Compared]) -> list[Compared]:
     named: list[Compared] = []
     for model in models:
         name = model.name
-        if sum(other.name == name for other in models) > 1 and not model.is_remote and "/" in model.given:
+        alike = any(other.name == name and other.places != model.places for other in models)
+        if alike and not model.is_remote and "/" in model.given:
             name = "/".join(Path(model.given).parts[-2:])
         copies = sum(other.places == model.places and other.endpoint == model.endpoint for other in named)
         number, taken = 1, {other.name for other in named}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from sawyer.apps.compared_models import REMOTE, Compared
 from sawyer.apps.scorer_settings import ScorerSettings
@@ -102,9 +102,9 @@ def find_feedback(
         subject = _subject(one)
         trained = tuple(model.name for model in models if any(rewarded_by(x, subject) for x in model.lineages()))
         found.append(NamedFeedback(unique, one, role, scorer, role in ("judge", "preference model"), trained))
-    for one in found:
-        if one.role == "gold":
-            computed_reward(one.given).score(prompts, [[""]] * len(prompts))  # type: ignore[arg-type]  # one of GOLD
+    for feedback in found:
+        if feedback.role == "gold":
+            computed_reward(cast(Computed, feedback.given)).score(prompts, [[""]] * len(prompts))
     return found
 
 
@@ -112,10 +112,9 @@ def _find(given: str, asking: Asking) -> tuple[str, Role, Scorer]:
     kind, colon, model = given.partition(":")
     if given in RULES:
         role: Role = "gold" if given in GOLD else "rule"
-        return ("gold" if role == "gold" else given), role, make_scorer(ScorerSettings(scorer="rule", rule=given))
+        return ("gold" if role == "gold" else given), role, make_scorer(_rule(given))
     if kind == "bag_of_words" and model:
-        settings = ScorerSettings(scorer="rule", rule="bag_of_words", words=tuple(model.split(",")))
-        return "bag_of_words", "rule", make_scorer(settings)
+        return kind, "rule", make_scorer(_rule(kind, tuple(model.split(","))))
     if given == "random":
         return given, "random", make_scorer(ScorerSettings(scorer="random", seed=asking.seed))
     if colon and kind in KINDS:
@@ -160,6 +159,10 @@ def _by_kind(kind: str, model: str, asking: Asking) -> tuple[str, Role, Scorer]:
         return f"{role} {name}", role, scorer
     scorer = make_scorer(ScorerSettings(model=(model,), precision=asking.precision, **values))
     return f"{role} {Path(model).name}", role, scorer
+
+
+def _rule(name: str, words: tuple[str, ...] = ()) -> ScorerSettings:
+    return ScorerSettings(scorer="rule", rule=cast(Computed, name), words=words)
 
 
 def _local(asking: Asking, **values: Any) -> ScorerSettings:

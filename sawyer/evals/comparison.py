@@ -231,7 +231,7 @@ def _over_seeds(ours: Sequence[Row], theirs: Sequence[Row], name: str, level: fl
     ends = {end: value if math.isfinite(value := getattr(crossed, end)) else None for end in ("low", "high")}
     p_value = crossed.p_value if math.isfinite(crossed.p_value) else 1.0
     # of a prompt, as if the seeds added nothing: what the interval says of the standard error, times the root of n
-    sd = None if ends["low"] is None else (ends["high"] - crossed.mean) / _normal(level) * math.sqrt(crossed.n)
+    sd = None if ends["high"] is None else (ends["high"] - crossed.mean) / _normal(level) * math.sqrt(crossed.n)
     by_seed = dict(zip(map(str, seeds), table.mean(1).tolist(), strict=True))
     told = {"mean": crossed.mean, **ends, "n": crossed.n, "seeds": len(seeds), "p_value": p_value, "sd": sd}
     return told | {"by_seed": by_seed}

@@ -71,7 +71,7 @@ def _undecided(model: str, against: str, by: str, found: Mapping[str, Any], name
 
 def _is_proxy(name: str, result: Mapping[str, Any]) -> str:
     """A warning where a model was trained on what it is scored by."""
-    trained = next((one["trained"] for one in result["feedback"] if one["name"] == name), [])
+    trained: list[str] = next((one["trained"] for one in result["feedback"] if one["name"] == name), [])
     return f" ({name} is what {', '.join(trained)} was trained on.)" if trained else ""
 
 

@@ -254,7 +254,10 @@ def _with_lengths(rows: Sequence[Row], column: str) -> dict[Any, tuple[np.ndarra
     for row in rows:
         if _is_number(row.get(column)):
             told[row["prompt_id"]].append((float(row[column]), len(diversity.words(row["text"]))))
-    return {prompt: tuple(np.array(side) for side in zip(*own, strict=True)) for prompt, own in told.items()}
+    return {
+        prompt: (np.array([value for value, _ in own]), np.array([count for _, count in own]))
+        for prompt, own in told.items()
+    }
 
 
 def by_prompt(rows: Sequence[Row], column: str) -> dict[Any, np.ndarray]:

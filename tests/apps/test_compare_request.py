@@ -41,6 +41,7 @@ def model(place, makes=None):
 
 def a_run(place, *stages):
     """A run whose stages made policies, the last of them not yet."""
+    Path(place).mkdir(parents=True, exist_ok=True)
     for stage in stages:
         model(Path(place) / stage, "policy")
     entry = {"kind": "dpo", "makes": "policy", "wall_seconds": 1.0}
@@ -212,11 +213,12 @@ def test_what_is_no_feedback_is_refused(saved_policy):
 
 def test_prompts_are_evenly_spaced_and_each_is_asked_once():
     said = []
-    write_rows("p.jsonl", [{"prompt": f"Question {i % 10}?"} for i in range(12)] + [{"prompt": ""}])
+    write_rows("p.jsonl", [{"prompt": f"Question {i % 10}?"} for i in range(12)] + [{"prompt": 5}])
     assert [prompt.text for prompt in held_out("p.jsonl", 5, said.append)] == [
         f"Question {i}?" for i in range(0, 10, 2)
     ]
     assert len(held_out("p.jsonl", 100, said.append)) == 10
+    assert said[0].startswith("1 rows of p.jsonl hold no usable prompt and are left out; the first is 13: ")
     assert "2 prompts of p.jsonl stand there twice and are asked once" in said
     assert len(held_out("verifiable", 7, said.append)) == 7
 

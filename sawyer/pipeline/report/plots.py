@@ -77,8 +77,8 @@ def over_workflow(evaluation: Mapping[str, Any], column: str, palette: Mapping[s
                 label.set_horizontalalignment("right")
         axes.set_xlim(-0.3, len(points) - 0.7)
         axes.set_ylabel(f"{column} reward")
-        label = f"Mean {column} reward of each policy along the workflow, with intervals"
-        return svg_of(figure, f"over-{column}", label)
+        told = f"Mean {column} reward of each policy along the workflow, with intervals"
+        return svg_of(figure, f"over-{column}", told)
 
 
 def kl_against(evaluation: Mapping[str, Any], column: str, palette: Mapping[str, str]) -> str | None:
