@@ -114,7 +114,7 @@ def _find(given: str, asking: Asking) -> tuple[str, Role, Scorer]:
         role: Role = "gold" if given in GOLD else "rule"
         return ("gold" if role == "gold" else given), role, make_scorer(_rule(given))
     if kind == "bag_of_words" and model:
-        return kind, "rule", make_scorer(_rule(kind, tuple(model.split(","))))
+        return kind, "rule", make_scorer(_rule(kind, words=tuple(model.split(","))))
     if given == "random":
         return given, "random", make_scorer(ScorerSettings(scorer="random", seed=asking.seed))
     if colon and kind in KINDS:
@@ -161,8 +161,8 @@ def _by_kind(kind: str, model: str, asking: Asking) -> tuple[str, Role, Scorer]:
     return f"{role} {Path(model).name}", role, scorer
 
 
-def _rule(name: str, words: tuple[str, ...] = ()) -> ScorerSettings:
-    return ScorerSettings(scorer="rule", rule=cast(Computed, name), words=words)
+def _rule(name: str, **words: tuple[str, ...]) -> ScorerSettings:
+    return ScorerSettings(scorer="rule", rule=cast(Computed, name), **words)
 
 
 def _local(asking: Asking, **values: Any) -> ScorerSettings:
