@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from sawyer import __version__
+from sawyer.cli_compare import API as COMPARE_API
+from sawyer.cli_compare import NOT_ASKED, SAMPLING, best_of_n, compare
 from sawyer.cli_data import app as data_verbs
 from sawyer.cli_eval import API, SCORER
 from sawyer.cli_eval import app as evaluation_verbs
@@ -31,6 +33,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_verbs)
+evaluation_verbs.command(
+    "best-of-n",
+    short_help="What best-of-n would reach, for every n, by proxy and by gold.",
+    cls=with_settings(SAMPLING, COMPARE_API, leave_out=NOT_ASKED),
+)(best_of_n)
 app.add_typer(evaluation_verbs)
 
 _SEED = (
@@ -260,6 +267,11 @@ app.command(
         "sawyer.feedback.judge_settings:JudgeForm", API, leave_out=["endpoint", "logprobs", "both_orders"]
     ),
 )(judge)
+
+
+app.command(
+    short_help="Compare models on the same prompts.", cls=with_settings(SAMPLING, COMPARE_API, leave_out=NOT_ASKED)
+)(compare)
 
 
 @app.command(short_help="List the recipes that come with Sawyer.")

@@ -108,7 +108,7 @@ def test_the_commands_of_the_readme_do_what_it_says(command, saved_policy, tmp_p
     tiny = [word for name, value in TINY.items() for word in ("--set", f"{name}={value}")]
     tiny += ["--set", f"model={saved_policy('llama')}"]
     lines = commands("sawyer", [ROOT / "README.md"])
-    verbs = ["recipes", "run", "run", "run", "show", "generate", "eval rewardbench", "eval reward"]
+    verbs = ["recipes", "run", "run", "run", "show", "generate", "compare", "eval rewardbench", "eval reward"]
     verbs += ["score", "data build"]
     assert [" ".join(verb_of(line)) for line in lines] == verbs
     for line in lines:
@@ -124,6 +124,8 @@ def test_the_commands_of_the_readme_do_what_it_says(command, saved_policy, tmp_p
     assert [stage["state"] for stage in summary["stages"].values()] == ["finished"] * 8
     assert (tmp_path / "runs" / "b" / "report.html").exists()
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 2
+    compared = json.loads((tmp_path / "runs" / "compare" / "sft-iterate" / "comparison.json").read_text())
+    assert compared["prompts"]["n"] > 0
     assert json.loads((tmp_path / "runs" / "rewardbench" / "reward-v1.json").read_text())["rows"] == 12
     assert all(len(row.value["scores"]) == 2 for row in raw_rows(tmp_path / "scored.jsonl"))
     assert len(read_records(tmp_path / "data" / "uf" / "train.jsonl")) == 3

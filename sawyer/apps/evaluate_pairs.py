@@ -132,7 +132,7 @@ def read_samples(path: Path) -> list[Trial]:
     for row in raw_rows(path):
         try:
             texts = [sample["text"] for sample in row.value["samples"]]
-            prompt = Prompt(tuple(row.value["prompt"]))
+            prompt = Prompt(tuple(row.value["prompt"]), row.value.get("info") or {})
         except (TypeError, KeyError, SawyerError):
             raise SawyerError(
                 f"row {row.number} of {path} has no `prompt` and `samples`; give a file that `sawyer generate` wrote"
@@ -258,10 +258,10 @@ def table_rows(result: dict[str, Any]) -> list[Line]:
 
 def page(result: dict[str, Any]) -> str:
     """The figures and plots as one HTML page that asks nothing of the network."""
-    from sawyer.pipeline.report import plots
+    from sawyer.pipeline.report import judging_plots
 
-    drawn = [plots.reliability(result, "pairs", f"Calibration of {result['model']}")]
-    drawn.append(plots.length_heat_map(result["heat_map"]) if result["heat_map"] is not None else None)
+    drawn = [judging_plots.reliability(result, "pairs", f"Calibration of {result['model']}")]
+    drawn.append(judging_plots.length_heat_map(result["heat_map"]) if result["heat_map"] is not None else None)
     measured = f"{result['pairs']} pairs of {result['prompts']} prompts from {result['data']}."
     intro = f"{measured} {result['level']:.0%} intervals."
     return plain_page(f"Reward model {result['model']}", [intro], drawn, table_rows(result))

@@ -149,7 +149,7 @@ def fingerprint(request: Request, prompts: PromptFile) -> str:
     return digest(
         {
             **asked,
-            "model": _content(request.model),
+            "model": content_of(request.model),
             "engine": request.engine,
             "precision": request.precision or (PRECISION if torch else None),
             "batch": request.batch or BATCH,
@@ -165,10 +165,11 @@ def _chooser(request: Request, prompts: PromptFile) -> object:
         return None
     if request.by == GOLD:
         return [[prompt.info.get("constraints"), prompt.info.get("topic")] for prompt in prompts.prompts]
-    return [_content(request.by), request.precision]
+    return [content_of(request.by), request.precision]
 
 
-def _content(model: str) -> str:
+def content_of(model: str) -> str:
+    """What a local model is: the hash of its files; of one on the hub its name."""
     from sawyer.models.locate import resolve
 
     place = resolve(model)

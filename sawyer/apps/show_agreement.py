@@ -61,18 +61,18 @@ def table_rows(result: Mapping[str, Any]) -> list[Line]:
 
 def page(result: Mapping[str, Any]) -> str:
     """The figures and plots as one HTML page that asks nothing of the network."""
-    from sawyer.pipeline.report import plots
+    from sawyer.pipeline.report import judging_plots
 
     drawn: list[str | None] = []
     if result["pairs"]:
         numeric = all(rater["numeric"] for rater in result["raters"].values())
         measure = "kappa_quadratic" if numeric else "kappa"
         values = {(pair["a"], pair["b"]): pair["measures"][measure]["mean"] for pair in result["pairs"]}
-        drawn.append(plots.agreement_heat_map(list(result["raters"]), values, TITLES[measure]))
+        drawn.append(judging_plots.agreement_heat_map(list(result["raters"]), values, TITLES[measure]))
     curves = [item for pair in result["pairs"] for item in pair["curves"].items()]
     for number, (direction, points) in enumerate(curves[:MOST_CURVES]):
         x, _, y = direction.partition(ARROW)
-        drawn.append(plots.calibration_curve(points, x, y, number))
+        drawn.append(judging_plots.calibration_curve(points, x, y, number))
     text = [
         f"{result['items']} items of {result['prompts']} prompts from {', '.join(result['files'])}. "
         f"{result['level']:.0%} intervals over {result['clusters']}s.",

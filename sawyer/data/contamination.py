@@ -88,6 +88,26 @@ def overlaps(
         advance()
 
 
+def shared_prompts(
+    prompts: Sequence[str], trained: Iterable[EvaluationPrompt], n: int = 13
+) -> dict[int, EvaluationPrompt]:
+    """The other way round: the places of the prompts that share a run of words with one that was trained on, each with
+    the first such. A shorter prompt has to be the same words.
+
+    What was trained on is read once and not kept, however much it is.
+    """
+    owners: dict[str, list[int]] = {}
+    for place, text in enumerate(prompts):
+        for run in ngrams(words(text), n):
+            owners.setdefault(run, []).append(place)
+    found: dict[int, EvaluationPrompt] = {}
+    for prompt in trained:
+        for run in ngrams(words(prompt.text), n):
+            for place in owners.get(run, ()):
+                found.setdefault(place, prompt)
+    return dict(sorted(found.items()))
+
+
 def without_overlaps(records: Sequence[Record], index: Index) -> tuple[list[Record], int]:
     """The records that overlap with no evaluation prompt, and how many there were that do.
 

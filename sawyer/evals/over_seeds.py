@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sawyer.errors import SawyerError
-from sawyer.evals import policies, stats
+from sawyer.evals import diversity, policies, stats
 from sawyer.evals.crossed import CrossedMean, crossed_mean
 
 Values = Mapping[Hashable, float]
@@ -100,13 +100,13 @@ def prompt_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[Hashable
         for column in (*policies.MEASURED, "finished"):
             if row.get(column) is not None and np.isfinite(row[column]):
                 values[column][prompt].append(float(row[column]))
-        said = policies.words(row["text"])
+        said = diversity.words(row["text"])
         texts[prompt].append(said)
-        if (repeated := policies.repetition(said)) is not None:
+        if (repeated := diversity.repetition(said)) is not None:
             values["repetition"][prompt].append(repeated)
     for prompt, own in texts.items():
         for n in (1, 2):
-            if (share := policies.distinct(own, n)) is not None:
+            if (share := diversity.distinct(own, n)) is not None:
                 values[f"distinct_{n}"][prompt].append(share)
     return {name: {prompt: float(np.mean(v)) for prompt, v in own.items()} for name, own in values.items()}
 

@@ -3,34 +3,38 @@
 Pure arithmetic: rows in, a JSON-able dictionary out. A row is one completion,
 
     {"prompt_id": int, "sample": int, "text": str, "tokens": int, "finished": bool,
-     "gold": float | None, "proxy": float | None, "kl": float | None}
+     "gold": float | None, "proxy": float | None, "kl": float | None, "entropy": float | None}
 
 where `gold` is the reward that is computed or held out, `proxy` the one the policy was trained on, and `kl` the sum
 over the completion's tokens of log pi(y) - log pi_ref(y) on the policy's own sample, in nats: of samples of pi itself
 (temperature 1, nothing filtered or penalised) an unbiased (k1) estimate of KL(pi || pi_ref), of others a mean
-log-ratio. A missing or NaN number is left out, never counted as zero.
+log-ratio; `entropy` is the mean entropy of the policy's distributions along it, in nats. A missing or NaN number is
+left out, never counted as zero.
 The order of the rows changes nothing.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sawyer.errors import SawyerError
-from sawyer.evals import stats
+from sawyer.evals import diversity, stats
 
 Row = Mapping[str, Any]
 
 COMPARED = ("gold", "proxy")
 """What policies are compared by, the one that counts first."""
-MEASURED = ("gold", "proxy", "kl", "tokens")
+MEASURED = ("gold", "proxy", "kl", "entropy", "tokens")
 """Numbers of a row whose mean is reported."""
+Values = Mapping[Any, np.ndarray]
+"""By prompt, the values of its samples."""
+EQUALLY_LONG = 0.1, 2
+"""Share of the longer, and words: texts that differ by no more than the larger of these count as equally long."""
 
 
 def evaluate(
@@ -88,7 +92,7 @@ def evaluate(
         name: sorted(rows, key=lambda row: (row["prompt_id"], row["sample"])) for name, rows in rows_by_policy.items()
     }
 
-    policies = {name: _figures(rows_of[name], level, draws, seed) for name in order}
+    policies = {name: figures_of(rows_of[name], level, draws, seed) for name in order}
     comparisons = [
         {"policy": policy, "against": other, "roles": roles}
         | _compare(rows_of[policy], rows_of[other], level, draws, seed)
@@ -147,8 +151,8 @@ def headline(evaluation: Mapping[str, Any]) -> str:
     return f"No difference shown between {subject} and {baseline}: {by} {column} reward ({interval}, {size}){could}."
 
 
-def _figures(rows: Sequence[Row], level: float, draws: int, seed: int) -> dict[str, Any]:
-    """What one policy does, each figure with its interval over prompts."""
+def figures_of(rows: Sequence[Row], level: float, draws: int, seed: int) -> dict[str, Any]:
+    """What one policy does, each figure with its interval over prompts. The rows stand in the order of the prompts."""
     figures: dict[str, Any] = {"prompts": len({row["prompt_id"] for row in rows}), "completions": len(rows)}
     for column in MEASURED:
         kept = [(row["prompt_id"], float(row[column])) for row in rows if _is_number(row.get(column))]
@@ -161,12 +165,16 @@ def _figures(rows: Sequence[Row], level: float, draws: int, seed: int) -> dict[s
         figures["finished"] = as_json(stats.proportion(values, prompts, level))
     texts: dict[Any, list[list[str]]] = defaultdict(list)
     for row in rows:
-        texts[row["prompt_id"]].append(words(row["text"]))
-    for n in (1, 2):
-        shares = [share for of_prompt in texts.values() if (share := distinct(of_prompt, n)) is not None]
-        if shares:
-            figures[f"distinct_{n}"] = as_json(stats.bootstrap_mean(shares, None, level, draws, seed))
-    repeated = [(p, r) for p, of_prompt in texts.items() for text in of_prompt if (r := repetition(text)) is not None]
+        texts[row["prompt_id"]].append(diversity.words(row["text"]))
+    of_prompts = {
+        "distinct_1": [diversity.distinct(own, 1) for own in texts.values()],
+        "distinct_2": [diversity.distinct(own, 2) for own in texts.values()],
+        "self_bleu": [diversity.self_bleu(own) for own in texts.values()],
+    }
+    for name, shares in of_prompts.items():
+        if defined := [share for share in shares if share is not None]:
+            figures[name] = as_json(stats.bootstrap_mean(defined, None, level, draws, seed))
+    repeated = [(p, r) for p, own in texts.items() for text in own if (r := diversity.repetition(text)) is not None]
     if repeated:
         prompts, values = zip(*repeated, strict=True)
         figures["repetition"] = as_json(stats.bootstrap_mean(values, prompts, level, draws, seed))
@@ -185,27 +193,75 @@ def _whom_with_whom(order: Sequence[str], baseline: str, previous: bool) -> list
 
 
 def _compare(rows: Sequence[Row], other: Sequence[Row], level: float, draws: int, seed: int) -> dict[str, Any]:
-    """For gold and proxy: the paired difference by prompt and the win rate. Absent without prompts in common."""
+    """For gold and proxy what `difference` says. Absent without prompts in common."""
     compared: dict[str, Any] = {}
     for column in COMPARED:
-        ours, theirs = _by_prompt(rows, column), _by_prompt(other, column)
-        prompts = [prompt for prompt in ours if prompt in theirs]
-        if not prompts:
-            continue
-        means = [(ours[p].mean(), theirs[p].mean()) for p in prompts]
-        a, b = (np.array(side) for side in zip(*means, strict=True))
-        difference = stats.paired_difference(a, b, level=level, draws=draws, seed=seed)
-        wins = [_share_of_wins(ours[p], theirs[p]) for p in prompts]
-        compared[column] = as_json(difference) | {
-            "p_value": difference.p_value,
-            "effect_size": _or_none(difference.effect_size),
-            "detectable": _detectable(difference),
-            "win_rate": as_json(stats.proportion(wins, level=level)),
-        }
+        ours, theirs = by_prompt(rows, column), by_prompt(other, column)
+        if any(prompt in theirs for prompt in ours):
+            compared[column] = difference(ours, theirs, level, draws, seed)
+            compared[column]["length_matched"] = length_matched(rows, other, column, level, draws, seed)
     return compared
 
 
-def _by_prompt(rows: Sequence[Row], column: str) -> dict[Any, np.ndarray]:
+def difference(ours: Values, theirs: Values, level: float, draws: int, seed: int) -> dict[str, Any]:
+    """The paired difference of the prompts both have, each policy's samples of a prompt averaged, with its test, effect
+    sizes and win rate.
+
+    `effect_size` is Cohen's d of the paired differences, `cliffs_delta` (Cliff 1993) the share of pairs of samples of
+    a prompt that the first wins, less the share that it loses.
+
+    Args:
+        ours, theirs: by prompt, the values of its samples.
+    """
+    prompts = [prompt for prompt in ours if prompt in theirs]
+    means = [(ours[p].mean(), theirs[p].mean()) for p in prompts]
+    a, b = (np.array(side) for side in zip(*means, strict=True))
+    found = stats.paired_difference(a, b, level=level, draws=draws, seed=seed)
+    won = stats.proportion([share_of_wins(ours[p], theirs[p]) for p in prompts], level=level)
+    return as_json(found) | {
+        "p_value": found.p_value,
+        "effect_size": _or_none(found.effect_size),
+        "cliffs_delta": {"mean": 2 * won.mean - 1, "low": 2 * won.low - 1, "high": 2 * won.high - 1, "n": won.n},
+        "sd": _or_none(found.sd),
+        "detectable": _detectable(found),
+        "win_rate": as_json(won),
+    }
+
+
+def length_matched(
+    rows: Sequence[Row], other: Sequence[Row], column: str, level: float, draws: int, seed: int
+) -> dict[str, Any] | None:
+    """The difference of answers that are equally long: of each prompt, over the pairs of a sample of one policy and one
+    of the other whose numbers of words differ by at most a tenth of the longer, or by two words.
+
+    Prompts without such a pair are left out, so `n` says how many had one; None where none had. Where a policy writes
+    longer throughout, few are left, and what they say is about those.
+    """
+    told = [_with_lengths(own, column) for own in (rows, other)]
+    matched = []
+    for prompt in (prompt for prompt in told[0] if prompt in told[1]):
+        (values_a, words_a), (values_b, words_b) = told[0][prompt], told[1][prompt]
+        apart, longer = np.abs(words_a[:, None] - words_b), np.maximum(words_a[:, None], words_b)
+        pairs = apart <= np.maximum(EQUALLY_LONG[0] * longer, EQUALLY_LONG[1])
+        if pairs.any():
+            matched.append(float((values_a[:, None] - values_b)[pairs].mean()))
+    return as_json(stats.bootstrap_mean(matched, None, level, draws, seed)) if matched else None
+
+
+def _with_lengths(rows: Sequence[Row], column: str) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
+    """By prompt, the values of its samples and their numbers of words."""
+    told: dict[Any, list[tuple[float, int]]] = defaultdict(list)
+    for row in rows:
+        if _is_number(row.get(column)):
+            told[row["prompt_id"]].append((float(row[column]), len(diversity.words(row["text"]))))
+    return {
+        prompt: (np.array([value for value, _ in own]), np.array([count for _, count in own]))
+        for prompt, own in told.items()
+    }
+
+
+def by_prompt(rows: Sequence[Row], column: str) -> dict[Any, np.ndarray]:
+    """By prompt, the values that its samples have in a column; what was not measured is left out."""
     values: dict[Any, list[float]] = defaultdict(list)
     for row in rows:
         if _is_number(row.get(column)):
@@ -213,7 +269,7 @@ def _by_prompt(rows: Sequence[Row], column: str) -> dict[Any, np.ndarray]:
     return {prompt: np.array(of_prompt) for prompt, of_prompt in values.items()}
 
 
-def _share_of_wins(a: np.ndarray, b: np.ndarray) -> float:
+def share_of_wins(a: np.ndarray, b: np.ndarray) -> float:
     """The share of pairs (i, j) with a_i > b_j, ties half (Mann & Whitney 1947)."""
     difference = a[:, None] - b[None, :]
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())
@@ -221,31 +277,6 @@ def _share_of_wins(a: np.ndarray, b: np.ndarray) -> float:
 
 def _detectable(difference: stats.Difference) -> float | None:
     return None if math.isnan(difference.sd) else stats.minimum_detectable_difference(difference.sd, difference.n)
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, lower case, without punctuation."""
-    return re.findall(r"\w+", text.lower())
-
-
-def distinct(texts: Iterable[Sequence[str]], n: int) -> float | None:
-    """Distinct-n (Li et al. 2016) of one prompt's completions: different n-grams over all n-grams; None without any.
-
-    Taken by prompt and then averaged, so it does not sink as prompts are added; compare it only between policies with
-    the same number of samples a prompt.
-    """
-    grams = [gram for text in texts for gram in _ngrams(text, n)]
-    return len(set(grams)) / len(grams) if grams else None
-
-
-def repetition(text: Sequence[str], n: int = 4) -> float | None:
-    """seq-rep-n (Welleck et al. 2020): the share of a completion's n-grams said before; None if too short."""
-    grams = _ngrams(text, n)
-    return 1 - len(set(grams)) / len(grams) if grams else None
-
-
-def _ngrams(text: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    return [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]
 
 
 def as_json(estimate: stats.Estimate) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from sawyer.rollout.sampling import check_sampling, check_token_ids
 from sawyer.rollout.search import Decoder, Drawn
 from sawyer.rollout.stopping import Stopping
 
-PREFILL_TOKENS = 4096
+PREFILL_TOKENS = 512
 
 
 class TorchEngine:

@@ -62,3 +62,25 @@ def embed_trees(
         torch.tensor([len(completion) for tree in trees for completion in tree.completions]),
         torch.arange(len(trees)).repeat_interleave(counts),
     )
+
+
+@torch.no_grad()
+def mean_states(
+    model: TreeDecoder, trees: Sequence[TokenTree], *, token_budget: int = 4096
+) -> list[list[torch.Tensor]]:
+    """For each completion of each tree the mean `[D]` of the last hidden states that its scored tokens are predicted
+    from, float32 on the CPU: what it is about, rather than how it ends.
+
+    Raises SawyerError where a tree exceeds the model's context.
+    """
+    model.check_context(trees)
+    model.eval()
+    found: list[list[torch.Tensor]] = [[] for _ in trees]
+    for row, batch in batches(trees, token_budget, model.device):
+        hidden_N_D = model.hidden(batch)[batch.predict_index].float()
+        sum_C_D = hidden_N_D.new_zeros(batch.completions, hidden_N_D.shape[1])
+        sum_C_D = sum_C_D.index_add(0, batch.completion_index, hidden_N_D)
+        mean_C_D = (sum_C_D / batch.tokens_by_completion().clamp_min(1)[:, None]).cpu()
+        for i, own in zip(row, mean_C_D.split([len(trees[i].completions) for i in row]), strict=True):
+            found[i] = list(own)
+    return found

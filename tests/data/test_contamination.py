@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from sawyer.data.contamination import EvaluationPrompt, Index, evaluation_prompts, overlaps, without_overlaps
+from sawyer.data.contamination import (
+    EvaluationPrompt,
+    Index,
+    evaluation_prompts,
+    overlaps,
+    shared_prompts,
+    without_overlaps,
+)
 from sawyer.data.files import write_rows
 from sawyer.data.records import Comparison, Conversation, Prompt, assistant, user
 from sawyer.errors import SawyerError
@@ -99,3 +106,16 @@ def test_of_dialogues_only_what_people_say_counts(tmp_path):
     ]
     write_rows(tmp_path / "a.jsonl", rows)
     assert [prompt.text for prompt in evaluation_prompts(tmp_path / "a.jsonl")] == ["Hi\nWhy?", "Hi\nWhy?", "Hi"]
+
+
+def test_prompts_that_were_trained_on_are_found_with_where():
+    long = "Write a poem about the river that runs through the old town and under the bridge of stone"
+    asked = ["What is a glacier?", f"Please: {long}", long, "Why is the sky blue?"]
+    trained = [
+        EvaluationPrompt("a:1", "WHAT is a glacier"),
+        EvaluationPrompt("a:2", f"{long}, and a song"),
+        EvaluationPrompt("a:3", "Why is the sky blue? And the sea?"),
+    ]
+    found = shared_prompts(asked, trained)
+    assert {place: prompt.where for place, prompt in found.items()} == {0: "a:1", 1: "a:2", 2: "a:2"}
+    assert shared_prompts(asked, []) == {}

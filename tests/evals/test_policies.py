@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sawyer.errors import SawyerError
-from sawyer.evals import policies
+from sawyer.evals import diversity, policies
 
 
 def rows(gold, *, samples=2, proxy=True, seed=0, text="a river is water that flows to the sea"):
@@ -67,6 +67,7 @@ def test_the_one_before_is_left_out_where_the_order_means_nothing():
 
 def test_every_figure_has_n_and_interval(improving):
     for figures in improving["policies"].values():
+        assert figures.pop("self_bleu")["mean"] == pytest.approx(1), "all answers are the same"
         measured = {name: figure for name, figure in figures.items() if name not in ("prompts", "completions")}
         assert {"gold", "proxy", "kl", "tokens", "finished", "distinct_1", "distinct_2", "repetition"} == set(measured)
         for figure in measured.values():
@@ -174,11 +175,11 @@ def test_the_subject_is_the_one_asked_for():
 
 
 def test_repetition_and_distinct_follow_their_definitions():
-    assert policies.words("The sea, the SEA!") == ["the", "sea", "the", "sea"]
-    assert policies.repetition(["a", "b", "c", "d", "a", "b", "c", "d"]) == pytest.approx(1 / 5)
-    assert policies.repetition(["too", "short"]) is None
-    assert policies.distinct([["a", "b"], ["a", "c"]], 1) == 3 / 4
-    assert policies.distinct([["a"]], 2) is None
+    assert diversity.words("The sea, the SEA!") == ["the", "sea", "the", "sea"]
+    assert diversity.repetition(["a", "b", "c", "d", "a", "b", "c", "d"]) == pytest.approx(1 / 5)
+    assert diversity.repetition(["too", "short"]) is None
+    assert diversity.distinct([["a", "b"], ["a", "c"]], 1) == 3 / 4
+    assert diversity.distinct([["a"]], 2) is None
 
 
 @pytest.mark.parametrize(

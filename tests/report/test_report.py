@@ -101,6 +101,17 @@ def test_the_page_loads_nothing(run):
     assert not re.search(r"url\((?!#)", write_report(run).read_text())
 
 
+def test_other_ways_of_decoding_have_tables_of_their_own(run):
+    file = run / "evaluate" / "evaluation.json"
+    evaluation = json.loads(file.read_text())
+    greedy = evaluation | {"sampling": {"temperature": 0.0}}
+    file.write_text(json.dumps(evaluation | {"decodings": {"greedy": greedy}}))
+    page = page_of(run)
+    assert "By other ways of decoding" in page.text
+    assert "greedy temperature 0" in page.text
+    assert page.misnested == []
+
+
 def test_ids_are_unique(run):
     page = page_of(run)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]

@@ -11,6 +11,7 @@ from sawyer.evals import best_of_n
 from sawyer.feedback.reward_model import RewardModel
 from sawyer.pipeline.context import Artifact, Context
 from sawyer.pipeline.stages import _evaluate, evaluate, generate, iterate
+from sawyer.rollout.sampling import Sampling
 
 SHORT = [f"What is a {thing}?" for thing in ("river", "town", "bridge", "light")]
 
@@ -110,7 +111,7 @@ def test_the_kl_is_called_unbiased_only_of_samples_of_the_policy_itself(context)
     assert plain["policies"]["sft"]["kl"]["mean"] > 0
     assert plain["kl_unbiased"]
     for sampling in ({"temperature": 0.7}, {"top_p": 0.9}, {"repetition_penalty": 1.2}, {"min_tokens": 2}):
-        drawn = _evaluate._how_drawn(evaluate.Settings(policies=["base"], data="prompts", sampling=sampling), stage)
+        drawn = _evaluate._how_drawn(Sampling(**sampling), stage)
         assert not drawn["kl_unbiased"]
         assert sampling.items() <= drawn["sampling"].items()
 
@@ -126,6 +127,20 @@ def test_the_kl_between_different_vocabularies_is_left_out(context, saved_policy
     evaluation = compare(stage, ["base", "sft", "other"], reference="base")
     assert [("kl" in figures) for figures in evaluation["policies"].values()] == [True, True, False]
     assert "the KL of other to base is left out: their tokenizers have different vocabularies" in said(stage)
+
+
+def test_policies_are_compared_by_other_ways_of_decoding_too(context):
+    stage = context(SHORT)
+    evaluation = compare(stage, ["base", "sft"], reference="base", gold="length", decodings=["greedy", "contrastive"])
+    assert list(evaluation["decodings"]) == ["greedy", "contrastive"]
+    greedy = evaluation["decodings"]["greedy"]
+    assert greedy["sampling"] == {"temperature": 0.0, "max_tokens": 4}
+    assert greedy["policies"]["sft"]["completions"] == len(SHORT), "a search has one answer"
+    assert greedy["comparisons"][0]["gold"]["n"] == len(SHORT)
+    assert greedy["policies"]["sft"]["kl"]["n"] == len(SHORT)
+    assert len((stage.folder / "completions-greedy.jsonl").read_text().splitlines()) == 2 * len(SHORT)
+    alone = compare(stage, ["base", "sft"], reference="base", gold="length")
+    assert alone["policies"] == evaluation["policies"], "the policies' own samples are the same without them"
 
 
 def test_best_of_n_is_measured_from_samples_of_the_reference(context, reward):

@@ -14,7 +14,7 @@ from typing import Any
 
 from sawyer.evals import policies
 from sawyer.pipeline.progress import duration
-from sawyer.pipeline.report import plots, red_team
+from sawyer.pipeline.report import judging_plots, plots, red_team
 from sawyer.pipeline.report.contents import Run, Stage, read_run
 from sawyer.pipeline.summary import training
 
@@ -57,7 +57,11 @@ def _context(run: Run) -> dict[str, Any]:
     took = training({stage.name: stage.summary for stage in run.stages})
     comparisons = [_comparison(stage, took) for stage in run.stages if stage.compares_policies]
     reward_models = [
-        {"stage": stage, "evaluation": stage.evaluation, "plot": plots.reliability(stage.evaluation, stage.name)}
+        {
+            "stage": stage,
+            "evaluation": stage.evaluation,
+            "plot": judging_plots.reliability(stage.evaluation, stage.name),
+        }
         for stage in run.stages
         if stage.judges_a_reward_model
     ]
@@ -102,6 +106,10 @@ def _comparison(stage: Stage, took: Mapping[str, Mapping[str, float]]) -> dict[s
         "trained": any(name in took for name in evaluation["order"]),
         "labelled": any("gold_labels" in took.get(name, {}) for name in evaluation["order"]),
         "samples": _samples(stage.completions, evaluation["order"]),
+        "decodings": [
+            (way, plain(one["sampling"]), [_policy_row(one, name) for name in one["order"]])
+            for way, one in evaluation.get("decodings", {}).items()
+        ],
     }
 
 

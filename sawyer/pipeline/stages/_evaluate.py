@@ -8,28 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from sawyer.data.attributes import conditioned_prompt
-from sawyer.data.chat import ChatFormat
 from sawyer.data.records import Prompt
 from sawyer.evals import best_of_n, stats
 from sawyer.evals import policies as arithmetic
+from sawyer.feedback.likelihood import Reader
 from sawyer.feedback.protocol import Feedback
-from sawyer.models.load import load_policy
-from sawyer.models.precision import DTYPES
 from sawyer.numerics import release
 from sawyer.pipeline.files import write_json
 from sawyer.pipeline.stage import Context
-from sawyer.pipeline.stages._common import chat_of, prompts_of, reward_model_of
+from sawyer.pipeline.stages._common import prompts_of, reward_model_of
 from sawyer.pipeline.stages._conditioned import wanted
 from sawyer.pipeline.stages._engines import Engines
 from sawyer.pipeline.stages._gold import gold_of
 from sawyer.rollout.conditioned import ConditionedEngine
+from sawyer.rollout.decodings import decoding, is_search
 from sawyer.rollout.files import generate_resumably
 from sawyer.rollout.protocol import Completion
-from sawyer.rollout.sampling import is_own_distribution
+from sawyer.rollout.sampling import Sampling, is_own_distribution
 from sawyer.rollout.unanswered import left_out, unanswered
-from sawyer.trees.model import TreePolicy
-from sawyer.trees.score import score_trees
-from sawyer.trees.tree import TokenTree
+
+Answers = Sequence[Sequence[Completion]]
+OWN = ""
+"""The way of decoding that `sampling` says, which has no name."""
 
 
 def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
@@ -43,67 +43,116 @@ def evaluate_policies(settings: Any, context: Context) -> dict[str, Any]:
         for name, place in places.items()
     }
     gold, proxy = gold_of(context, settings, settings.token_budget), _reward_model(settings.proxy, settings, context)
-    kl, engines = _Divergence(settings, context), Engines(context, settings)
+    reference = context.model(settings.reference) if settings.reference else None
+    reader = Reader(
+        reference,
+        precision=context.precision,
+        token_budget=settings.token_budget,
+        device=context.accelerator.device,
+    )
+    engines = Engines(context, settings)
 
-    rows: dict[str, list[dict[str, Any]]] = {}
+    ways = {OWN: settings.sampling} | {name: decoding(name, settings.sampling) for name in settings.decodings}
+
+    rows: dict[str, dict[str, list[dict[str, Any]]]] = {way: {} for way in ways}
     missing: dict[int, str] = {}
     for name, place in places.items():
-        completions = generate_resumably(
-            ConditionedEngine(engines.of(place), values[name]) if values[name] else engines.of(place),
-            prompts,
-            settings.sampling,
-            settings.n,
-            seed=context.seed,
-            folder=context.scratch / name,
-            journal=context,
-            title=f"{name} answers {len(prompts)} held-out prompts",
-            keep_failed=True,
-        )
+        answers = _answers(settings, context, engines, name, place, values[name], prompts, ways)
         release()  # the engine
-        missing |= unanswered(completions)
+        for completions in answers.values():
+            missing |= unanswered(completions)
         if len(missing) == len(prompts):
             left_out(prompts, missing, what)  # raises: no answer is left to judge
         kept = [i for i in range(len(prompts)) if i not in missing]
-        asked, answers = [prompts[i] for i in kept], [completions[i] for i in kept]
-        columns = {
-            "gold": _scores(gold, asked, answers),
-            "proxy": _scores(proxy, asked, answers),
-            "kl": kl.of(name, place, asked, answers, values[name]),
-        }
-        rows[name] = [
-            {
-                "prompt_id": i,
-                "sample": k,
-                "text": completion.text,
-                "tokens": len(completion.ids),
-                "finished": completion.finished,
-                **{column: values[at][k] if values else None for column, values in columns.items()},
+        for way, completions in answers.items():
+            asked, own = [prompts[i] for i in kept], [completions[i] for i in kept]
+            columns = {
+                "gold": _scores(gold, asked, own),
+                "proxy": _scores(proxy, asked, own),
+                **_read(reader, settings, context, name, place, values[name], asked, own),
             }
-            for at, (i, own) in enumerate(zip(kept, answers, strict=True))
-            for k, completion in enumerate(own)
-        ]
-        release()
+            rows[way][name] = _rows(kept, own, columns)
+            release()
     curve, points = _best_of(settings, context, engines, prompts, missing, gold, proxy)
     if missing:  # by one policy or another: all are judged on the same prompts
         context.say(left_out(prompts, missing, what))
-        rows = {name: [row for row in own if row["prompt_id"] not in missing] for name, own in rows.items()}
+        rows = {
+            way: {name: [row for row in own if row["prompt_id"] not in missing] for name, own in of_way.items()}
+            for way, of_way in rows.items()
+        }
 
-    order = list(rows)
-    subject, seeds = _subject(context, settings, order), _training_seeds(context, settings)
-    evaluation = arithmetic.evaluate(
-        rows, order[0], order=order, subject=subject, training_seeds=seeds, previous=settings.previous
-    )
-    evaluation |= {**_how_drawn(settings, context), "unanswered": len(missing)}
+    evaluations = {way: _compared(settings, context, of_way, ways[way]) for way, of_way in rows.items()}
+    evaluation = evaluations.pop(OWN) | {"unanswered": len(missing)}
     if settings.asked:
         evaluation["asked"] = {name: own for name, own in values.items() if own}
+    if evaluations:
+        evaluation["decodings"] = evaluations
     if points:
         evaluation["best_of_n"] = {"policy": settings.reference, "samples": settings.best_of, "points": points}
         _write_curve(context.folder / "best_of_n.jsonl", prompts, curve)
     write_json(context.folder / "evaluation.json", evaluation)
-    _write_rows(context.folder / "completions.jsonl", prompts, rows)
+    for way, of_way in rows.items():
+        _write_rows(context.folder / f"completions{way and '-'}{way}.jsonl", prompts, of_way)
     headline = arithmetic.headline(evaluation)
     context.say(headline)
     return {"headline": headline, "policies": evaluation["policies"], "comparisons": evaluation["comparisons"]}
+
+
+def _answers(
+    settings: Any,
+    context: Context,
+    engines: Engines,
+    name: str,
+    place: str,
+    values: Mapping[str, int],
+    prompts: Sequence[Prompt],
+    ways: Mapping[str, Sampling],
+) -> dict[str, list[list[Completion]]]:
+    """A policy's answers by each way of decoding; `values` are the attributes that it is asked for."""
+    engine = ConditionedEngine(engines.of(place), values) if values else engines.of(place)
+    return {
+        way: generate_resumably(
+            engine,
+            prompts,
+            sampling,
+            1 if way and is_search(sampling) else settings.n,
+            seed=context.seed,
+            folder=context.scratch / f"{name}{way and '.'}{way}",
+            journal=context,
+            title=f"{name} answers {len(prompts)} held-out prompts{way and ', '}{way}",
+            keep_failed=True,
+        )
+        for way, sampling in ways.items()
+    }
+
+
+def _rows(
+    kept: Sequence[int], answers: Answers, columns: Mapping[str, Sequence[Sequence[Any]] | None]
+) -> list[dict[str, Any]]:
+    """A row for each answer to the prompts that are kept."""
+    return [
+        {
+            "prompt_id": i,
+            "sample": k,
+            "text": completion.text,
+            "tokens": len(completion.ids),
+            "finished": completion.finished,
+            **{column: values[at][k] if values else None for column, values in columns.items()},
+        }
+        for at, (i, own) in enumerate(zip(kept, answers, strict=True))
+        for k, completion in enumerate(own)
+    ]
+
+
+def _compared(
+    settings: Any, context: Context, rows: dict[str, list[dict[str, Any]]], sampling: Sampling
+) -> dict[str, Any]:
+    """What can be said of the policies' answers by one way of decoding."""
+    order = list(rows)
+    subject, seeds = _subject(context, settings, order), _training_seeds(context, settings)
+    return arithmetic.evaluate(
+        rows, order[0], order=order, subject=subject, training_seeds=seeds, previous=settings.previous
+    ) | _how_drawn(sampling, context)
 
 
 def _best_of(
@@ -164,13 +213,13 @@ def _reward_model(ref: str | None, settings: Any, context: Context) -> Feedback 
     return reward_model_of(context, ref, settings.token_budget)
 
 
-def _how_drawn(settings: Any, context: Context) -> dict[str, Any]:
+def _how_drawn(sampling: Sampling, context: Context) -> dict[str, Any]:
     """What `evaluation.json` says of the completions: their seed, the sampling, and whether the KL is unbiased."""
-    changed = settings.sampling.model_dump(mode="json", exclude_defaults=True)
+    changed = sampling.model_dump(mode="json", exclude_defaults=True)
     return {
         "generation_seed": context.seed,
-        "sampling": {"temperature": settings.sampling.temperature, **changed},
-        "kl_unbiased": is_own_distribution(settings.sampling),
+        "sampling": {"temperature": sampling.temperature, **changed},
+        "kl_unbiased": is_own_distribution(sampling),
     }
 
 
@@ -200,47 +249,30 @@ def _subject(context: Context, settings: Any, order: Sequence[str]) -> str:
     return f"{last}-{best}" if f"{last}-{best}" in order else order[-1]
 
 
-class _Divergence:
-    """log pi(y) - log pi_ref(y) of a policy's completions, in nats; None where there is no reference."""
+def _read(
+    reader: Reader,
+    settings: Any,
+    context: Context,
+    name: str,
+    place: str,
+    values: Mapping[str, int],
+    prompts: Sequence[Prompt],
+    answers: Answers,
+) -> dict[str, list[list[float | None]] | None]:
+    """The columns `kl` and `entropy` of a policy's answers; where there is no reference, nothing is read.
 
-    def __init__(self, settings: Any, context: Context) -> None:
-        self.settings, self.context = settings, context
-        self.place = context.model(settings.reference) if settings.reference else None
-        if self.place is not None:
-            self.reference = _policy(context, self.place)
-            self.vocabulary = chat_of(self.place, None).tokenizer.get_vocab()
-
-    def of(
-        self,
-        name: str,
-        place: str,
-        prompts: Sequence[Prompt],
-        completions: Sequence[Sequence[Completion]],
-        values: Mapping[str, int],
-    ) -> list[list[float]] | None:
-        """Of each completion of each prompt. None, with a word to the user, where tokens mean other text to the two.
-
-        `values` are the attributes that the policy was asked for; the reference reads the prompts without.
-        """
-        if self.place is None:
-            return None
-        if place == self.place and not values:
-            return [[0.0] * len(own) for own in completions]
-        chat = chat_of(place, None)
-        if not chat.tokenizer.get_vocab().items() <= self.vocabulary.items():
-            self.context.say(
-                f"the KL of {name} to {self.settings.reference} is left out: "
-                "their tokenizers have different vocabularies"
-            )
-            return None
-        policy = _policy(self.context, place)
-        shown = [conditioned_prompt(prompt, values) if values else prompt for prompt in prompts]
-        return _log_ratios(policy, self.reference, chat, shown, prompts, completions, self.settings.token_budget)
-
-
-def _policy(context: Context, place: str) -> TreePolicy:
-    model = load_policy(place, dtype=DTYPES[context.precision]).to(context.accelerator.device)
-    return TreePolicy(model).eval()
+    `values` are the attributes that the policy was asked for; the reference reads the prompts without.
+    """
+    if reader.reference is None:
+        return {"kl": None, "entropy": None}
+    shown = [conditioned_prompt(prompt, values) for prompt in prompts] if values else None
+    readings, why = reader.read(place, prompts, answers, shown=shown)
+    if why is not None:
+        context.say(f"the KL of {name} to {settings.reference} is left out: {why}")
+    return {
+        "kl": [[one.log_ratio for one in own] for own in readings],
+        "entropy": [[one.entropy for one in own] for own in readings],
+    }
 
 
 def _scores(
@@ -249,29 +281,6 @@ def _scores(
     if feedback is None:
         return None
     return feedback.score(prompts, [[completion.text for completion in own] for own in completions])
-
-
-def _log_ratios(
-    policy: TreePolicy,
-    reference: TreePolicy,
-    chat: ChatFormat,
-    shown: Sequence[Prompt],
-    prompts: Sequence[Prompt],
-    completions: Sequence[Sequence[Completion]],
-    token_budget: int,
-) -> list[list[float]]:
-    """log pi(y) - log pi_ref(y) of the policy's own completions, in nats: of the prompts as they were `shown` to the
-    policy, and as the reference reads them."""
-
-    def trees(asked: Sequence[Prompt]) -> list[TokenTree]:
-        return [
-            TokenTree(chat.prompt_ids(prompt.prompt), [completion.ids for completion in own])
-            for prompt, own in zip(asked, completions, strict=True)
-        ]
-
-    own = score_trees(policy, trees(shown), token_budget=token_budget)
-    other = score_trees(reference, trees(prompts), token_budget=token_budget)
-    return [[a - b for a, b in zip(x, y, strict=True)] for x, y in zip(own, other, strict=True)]
 
 
 def _write_rows(file: Path, prompts: Sequence[Prompt], rows: dict[str, list[dict[str, Any]]]) -> None:

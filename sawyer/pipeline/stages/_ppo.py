@@ -11,7 +11,7 @@ import torch
 
 from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
-from sawyer.evals.policies import distinct, words
+from sawyer.evals.diversity import distinct, words
 from sawyer.feedback.protocol import Feedback
 from sawyer.feedback.rules import VerifiableReward
 from sawyer.methods.iterative import prompts_of_iteration

@@ -43,6 +43,8 @@ class Settings(EngineSettings, GoldSettings):
     """Completions of each prompt."""
     sampling: Sampling = Sampling()
     """How completions are drawn."""
+    decodings: list[Literal["sample", "greedy", "nucleus", "beam", "contrastive"]] = Field(default_factory=list)
+    """Compare them by these ways of decoding too: `greedy`, `nucleus` (0.95, top-k 50), `beam` (5), `contrastive`."""
     proxy: Annotated[str, Ref("reward_model")] | None = None
     """The reward model that the policies were trained on."""
     reference: Annotated[str, Ref("policy")] | None = None
@@ -52,6 +54,12 @@ class Settings(EngineSettings, GoldSettings):
     every n up to this."""
     token_budget: int = Field(default=4096, ge=16)
     """Tokens in one packed row, of the reward models too."""
+
+    @model_validator(mode="after")
+    def _decodings_of_the_engine(self) -> Settings:
+        if self.engine == "vllm" and (beyond := {"beam", "contrastive"} & set(self.decodings)):
+            raise ValueError(f"`engine: vllm` does not search: leave {sorted(beyond)[0]} out of `decodings`")
+        return self
 
     @model_validator(mode="after")
     def _best_by_what_and_of_whom(self) -> Settings:
@@ -77,5 +85,5 @@ def run(settings: Settings, context: Context) -> dict[str, Any]:
 
 
 STAGE = Stage(
-    "evaluate", Settings, run, makes="evaluation", help="policies on held-out prompts, with intervals", version=2
+    "evaluate", Settings, run, makes="evaluation", help="policies on held-out prompts, with intervals", version=3
 )
