@@ -7,7 +7,8 @@ import gc
 import math
 import mmap
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,6 +41,21 @@ def release() -> None:
     """Collect garbage (models hold reference cycles) and give the memory that is free back to the system."""
     gc.collect()
     trim()
+
+
+@contextmanager
+def settled() -> Iterator[Callable[[], None]]:
+    """Calling what it yields leaves all there is out of the collections of garbage to come, until the end of the block.
+
+    Each walks through every object, those of modules too: 0.2 s where transformers is loaded. Call it between two
+    stages, when no model is held. Does nothing where somebody else has settled things already, by `gc.freeze`.
+    """
+    ours = gc.get_freeze_count() == 0
+    try:
+        yield gc.freeze if ours else lambda: None
+    finally:
+        if ours:
+            gc.unfreeze()
 
 
 def trim() -> None:

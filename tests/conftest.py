@@ -1,12 +1,15 @@
 """Tiny random models and a tiny tokenizer: every shape of decoder the product supports, in kilobytes."""
 
+import gc
 import os
+import shutil
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,14 +120,26 @@ def tiny_policy(tiny_tokenizer) -> Callable[..., PreTrainedModel]:
     return build
 
 
+@pytest.fixture(scope="session")
+def policy_files(tmp_path_factory, tiny_policy, tiny_tokenizer) -> Callable[[str, int], Path]:
+    """`policy_files(arch, seed)`: the folder of a tiny policy with its tokenizer, which no test may change."""
+
+    def save(arch: str, seed: int) -> Path:
+        folder = tmp_path_factory.mktemp("policies") / f"{arch}-{seed}"
+        tiny_policy(arch, seed).save_pretrained(folder)
+        tiny_tokenizer.save_pretrained(folder)
+        return folder
+
+    return cache(save)
+
+
 @pytest.fixture
-def saved_policy(tmp_path, tiny_policy, tiny_tokenizer) -> Callable[..., str]:
-    """`saved_policy(arch, seed=0)`: the folder of a tiny policy with its tokenizer, as a string."""
+def saved_policy(tmp_path, policy_files) -> Callable[..., str]:
+    """`saved_policy(arch, seed=0)`: the folder of a tiny policy with its tokenizer, the test's own, as a string."""
 
     def save(arch: str = "llama", seed: int = 0) -> str:
         folder = tmp_path / f"{arch}-{seed}"
-        tiny_policy(arch, seed).save_pretrained(folder)
-        tiny_tokenizer.save_pretrained(folder)
+        shutil.copytree(policy_files(arch, seed), folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
         return str(folder)
 
     return save
@@ -194,6 +209,23 @@ def saved_encoder(tmp_path, encoder_tokenizer) -> Callable[..., str]:
         return str(folder)
 
     return save
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_power_cuts():
+    """Files are flushed to the disk against power cuts, which no test has: a killed process loses nothing it wrote. So
+    nothing waits for the disk in this process; processes that tests start do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def settled():
+    """What was imported and made before lives to the end: where the product collects garbage, after every training and
+    stage, it need not walk through all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

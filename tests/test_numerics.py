@@ -1,12 +1,14 @@
 """What `sawyer run` sets for its process, in a process of its own."""
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
 
-from sawyer.numerics import lazy_zeros
+from sawyer.numerics import lazy_zeros, release, settled
 
 SCRIPT = """
 from sawyer import numerics
@@ -53,3 +55,26 @@ def test_lazy_zeros_take_memory_where_they_are_written_to_and_give_it_back():
 
 def test_lazy_zeros_of_no_size():
     assert lazy_zeros((3, 0, 2), torch.ones(1)).shape == (3, 0, 2)
+
+
+def test_garbage_from_before_is_collected_after_and_garbage_within_at_once():
+    class Ring:
+        def __init__(self):
+            self.me = self
+
+    gc.collect()
+    gc.unfreeze()
+    with settled() as settle:
+        before = weakref.ref(Ring())
+        settle()
+        within = weakref.ref(Ring())
+        release()
+        assert before() is not None
+        assert within() is None
+        with settled() as again:
+            again()
+        assert gc.get_freeze_count() > 0, "not the outer one's to thaw"
+    release()
+    assert before() is None
+    assert gc.get_freeze_count() == 0
+    gc.freeze()  # as the other tests of this module have it

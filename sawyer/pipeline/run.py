@@ -26,7 +26,7 @@ from typing import Any, TextIO
 
 from sawyer.atomic import write_atomically
 from sawyer.errors import SawyerError
-from sawyer.numerics import release
+from sawyer.numerics import release, settled
 from sawyer.pipeline.artifact import finished_artifact, load_artifact, write_manifest
 from sawyer.pipeline.context import METRICS, Artifact, Context, derived_seed
 from sawyer.pipeline.disk import disk_errors
@@ -71,10 +71,11 @@ def run_recipe(
     voice.quiet = voice.quiet or not processes.is_main
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     run = _Run(recipe, folder, processes, voice)
-    with disk_errors(folder):
+    with disk_errors(folder), settled() as settle:
         try:
             run.plan = processes.on_main(run.open)
             for planned in recipe.stages:
+                settle()
                 run.bring_to_finish(planned)
         except BaseException as error:
             run.failed(error, report)

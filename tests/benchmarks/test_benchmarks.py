@@ -218,7 +218,8 @@ def test_sizes_that_do_not_divide_are_refused(capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranking", ["2", "3"])
-def test_the_command_writes_its_figures(ranking, saved_policy, tmp_path, capsys):
+def test_the_command_writes_its_figures(ranking, saved_policy, tmp_path, capsys, here):
+    apart = here(lambda job: ranking == "3" and job["contender"] == "trl")
     file = tmp_path / "figures.json"
     sizes = ["--pairs", "4", "--batch", "2", "--rounds", "1", "--micro-batches", "2", "--max-length", "64",
              "--ranking", ranking]  # fmt: skip
@@ -228,6 +229,7 @@ def test_the_command_writes_its_figures(ranking, saved_policy, tmp_path, capsys)
         )
         == 0
     )
+    assert len(apart) == (ranking == "3")
     written = json.loads(file.read_text())
     ratios = {"speed_ratio", "speed_ratio_same_batch", "memory_ratio", "peak_share"}
     assert written.keys() >= ratios | {"command", "versions", "hardware", "precision", "n", "sameness", "contenders"}

@@ -159,7 +159,8 @@ def test_mistakes_are_one_sentence(wrong, message, capsys):
 
 
 @pytest.mark.slow
-def test_the_command_writes_its_figures(saved_policy, tmp_path):
+def test_the_command_writes_its_figures(saved_policy, tmp_path, here):
+    here()
     file = tmp_path / "figures.json"
     sizes = ["--batch", "2", "--tokens", "4", "--micro-batches", "2", "--updates", "1", "--rounds", "1",
              "--max-length", "220", "--threads", "1"]  # fmt: skip

@@ -192,10 +192,12 @@ def test_an_environment_of_another_version_or_that_fails_is_named(tmp_path, monk
 
 
 @pytest.mark.slow
-def test_the_command_measures_against_the_plain_loop(saved_policy, tmp_path, capsys):
+def test_the_command_measures_against_the_plain_loop(saved_policy, tmp_path, capsys, here):
+    apart = here(lambda job: job["contender"] == "sawyer" and job["given"])
     options = ["--peer", "transformers", "--micro-batches", "2,4", "--rounds", "1"]
     code, figures = written(tmp_path, saved_policy, *options)
     assert code == 0
+    assert len(apart) == 1
     assert figures["peer"] == "transformers"
     assert figures["speed_ratio"] > 0
     assert figures["contenders"]["sawyer"]["peak_memory_mib"] > 100

@@ -20,7 +20,8 @@ SMALL = {"prompts": 2, "n": 3, "temperature": 1.0, "min_tokens": 0, "max_tokens"
 @pytest.mark.parametrize(
     ("peer", "alone"), [("hf", ["refresh", "queue"]), pytest.param("ctranslate2", [], marks=with_ctranslate2)]
 )
-def test_the_command_writes_its_figures(peer, alone, saved_policy, tmp_path, monkeypatch, capsys):
+def test_the_command_writes_its_figures(peer, alone, saved_policy, tmp_path, monkeypatch, capsys, here):
+    apart = here(lambda job: job["contender"] == "sawyer" and job["temperature"] and "alone" not in job)
     monkeypatch.setattr(rollout, "BATCHES", (16,))
     monkeypatch.setitem(rollout.SETTINGS, "natural", SMALL)
     monkeypatch.setitem(rollout.ALONE, "queue", {**rollout.ALONE["queue"], "prompts": 5, "few": 2})
@@ -30,6 +31,7 @@ def test_the_command_writes_its_figures(peer, alone, saved_policy, tmp_path, mon
     assert rollout.main([*options, "--threads", "1", "--precision", "fp32", "--json", str(file)]) == 0
     written = json.loads(file.read_text())
     assert list(written) == ["natural", *alone]
+    assert len(apart) == 1  # whose memory is its own
     assert all(figures["run"]["same"] and peer in figures["run"]["command"] for figures in written.values())
     natural = written["natural"]
     assert natural["speed_ratio"] > 0

@@ -92,7 +92,8 @@ def test_mistakes_are_one_sentence(capsys):
 
 
 @pytest.mark.slow
-def test_the_command_scores(saved_policy, tmp_path, capsys):
+def test_the_command_scores(saved_policy, tmp_path, capsys, here):
+    here()
     rows = [
         {side: f"\n\nHuman: Question {i}?\n\nAssistant: {side} {i}" for side in ("chosen", "rejected")}
         for i in range(4)

@@ -2,6 +2,8 @@
 text that means harm."""
 
 import json
+import shutil
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -137,27 +139,34 @@ STAGES = {
 }
 
 
-@pytest.fixture
-def run_stages(tmp_path, monkeypatch):
-    """Runs some stages with `--set` overrides, in a folder that stays, and writes the report; returns the folder."""
-
-    def run(stages, *overrides):
-        model = tmp_path / "tiny"
-        model.mkdir(exist_ok=True)
-        (model / "config.json").write_text("{}")
-        title = "SmolLM2-135M on verifiable instructions"
-        recipe = {"name": "quickstart", "title": title, "model": str(model), "seed": 4, "stages": stages}
-        file = tmp_path / "quickstart.yaml"
-        file.write_text(yaml.safe_dump(recipe, sort_keys=False))
-        settings = [word for override in overrides for word in ("--set", override)]
-        monkeypatch.setattr("sys.argv", ["sawyer", "run", "recipes/quickstart.yaml", *settings])
-        with register(*KINDS):
-            return run_recipe(load_recipe(file, overrides), tmp_path / "quickstart", report=write_report)
-
-    return run
+def run_in(folder, stages, *overrides):
+    """Run some stages with `--set` overrides in a folder that stays, and write the report; returns the run's folder."""
+    model = folder / "tiny"
+    model.mkdir(exist_ok=True)
+    (model / "config.json").write_text("{}")
+    title = "SmolLM2-135M on verifiable instructions"
+    recipe = {"name": "quickstart", "title": title, "model": str(model), "seed": 4, "stages": stages}
+    file = folder / "quickstart.yaml"
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    settings = [word for override in overrides for word in ("--set", override)]
+    with pytest.MonkeyPatch.context() as patch, register(*KINDS):
+        patch.setattr("sys.argv", ["sawyer", "run", "recipes/quickstart.yaml", *settings])
+        return run_recipe(load_recipe(file, overrides), folder / "quickstart", report=write_report)
 
 
 @pytest.fixture
-def run(run_stages):
-    """The folder of a finished run."""
-    return run_stages(STAGES)
+def run_stages(tmp_path):
+    """`run_in` the test's own folder."""
+    return partial(run_in, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """The folder of a finished run, which no test may change."""
+    return run_in(tmp_path_factory.mktemp("finished"), STAGES)
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    """The folder of a finished run, the test's own."""
+    return shutil.copytree(finished_run, tmp_path / "quickstart")

@@ -54,12 +54,17 @@ class Page(HTMLParser):
         return [found["id"] for tag, found in self.elements if tag == "section"]
 
 
+def page_as_it_is(folder):
+    """The page that the run wrote when it ended."""
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
 def page_of(folder):
     return Page(write_report(folder).read_text(encoding="utf-8"))
 
 
-def test_a_finished_run_has_every_part(run):
-    page = page_of(run)
+def test_a_finished_run_has_every_part(finished_run):
+    page = page_as_it_is(finished_run)
     assert page.sections == ["policies-1", "reward-models", "losses", "samples-1", "run", "reproduce"]
     assert page.misnested == []
     assert page.open == []
@@ -68,12 +73,12 @@ def test_a_finished_run_has_every_part(run):
     assert page.count("div", **{"class": "completion"}) == 5 * MOST_PROMPTS
     assert "iterate-3 beats base by +0." in page.text
     assert "sawyer run recipes/quickstart.yaml" in page.text
-    assert f"<dt>torch</dt><dd>{version('torch')}</dd>" in (run / "report.html").read_text()
+    assert f"<dt>torch</dt><dd>{version('torch')}</dd>" in (finished_run / "report.html").read_text()
     assert "an answer is empty 4" in page.text
 
 
-def test_what_a_model_wrote_is_shown_and_never_run(run):
-    html = write_report(run).read_text(encoding="utf-8")
+def test_what_a_model_wrote_is_shown_and_never_run(finished_run):
+    html = (finished_run / "report.html").read_text(encoding="utf-8")
     page = Page(html)
     assert "<script>alert('gold')</script> & \"quoted\" $x_1$" in page.text
     assert page.count("script") == 0
@@ -92,13 +97,13 @@ def test_harmful_names_are_text_too(run):
     assert name in page.text
 
 
-def test_the_page_loads_nothing(run):
-    page = page_of(run)
+def test_the_page_loads_nothing(finished_run):
+    page = page_as_it_is(finished_run)
     for tag, attributes in page.elements:
         assert tag not in ("script", "link", "img", "iframe", "object")
         for key in ("src", "href", "xlink:href"):
             assert attributes.get(key, "#").startswith("#")
-    assert not re.search(r"url\((?!#)", write_report(run).read_text())
+    assert not re.search(r"url\((?!#)", (finished_run / "report.html").read_text())
 
 
 def test_other_ways_of_decoding_have_tables_of_their_own(run):
@@ -112,14 +117,14 @@ def test_other_ways_of_decoding_have_tables_of_their_own(run):
     assert page.misnested == []
 
 
-def test_ids_are_unique(run):
-    page = page_of(run)
+def test_ids_are_unique(finished_run):
+    page = page_as_it_is(finished_run)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
 
 
 def test_the_same_run_gives_the_same_bytes(run):
-    first = write_report(run).read_bytes()
+    first = (run / "report.html").read_bytes()
     assert write_report(run).read_bytes() == first
     assert not list(run.glob("*.part"))
 
@@ -129,7 +134,7 @@ def first(count):
 
 
 def test_a_run_with_only_data_and_sft_has_only_those_parts(run_stages):
-    page = page_of(run_stages(first(2)))
+    page = page_as_it_is(run_stages(first(2)))
     assert page.sections == ["losses", "run", "reproduce"]
     assert page.count("svg") == 1
     assert "2 of 2 stages are done; nothing has been evaluated yet" in page.text
@@ -137,14 +142,14 @@ def test_a_run_with_only_data_and_sft_has_only_those_parts(run_stages):
 
 
 def test_a_run_with_a_reward_model_only_says_what_it_can(run_stages):
-    page = page_of(run_stages(first(3)))
+    page = page_as_it_is(run_stages(first(3)))
     assert page.sections == ["reward-models", "losses", "run", "reproduce"]
     assert "The reward model ranks" in page.text
 
 
 def test_a_temperature_fitted_elsewhere_has_no_halves(run_stages):
     run = run_stages(first(3))
-    assert "ECE of the half not fitted on" in page_of(run).text
+    assert "ECE of the half not fitted on" in page_as_it_is(run).text
     path = run / "reward" / "evaluation.json"
     evaluation = json.loads(path.read_text())
     evaluation["calibration"] |= {"measured_on": evaluation["pairs"], "fitted_on": 123}
@@ -172,17 +177,17 @@ def test_results_of_other_settings_are_not_shown_after_a_failure(run, run_stages
 
 def test_a_stage_that_the_recipe_no_longer_has_is_not_shown(run, run_stages):
     stages = {**first(4), "eval2": {"stage": "evaluate", **STAGES["evaluate"], "last": 0.3}}
-    page = page_of(run_stages(stages))
+    page = page_as_it_is(run_stages(stages))
     assert (run / "evaluate" / "evaluation.json").exists()
     assert "iterate-3 is worse than base by" in page.text
     assert "beats base" not in page.text
     assert page.sections == ["policies-1", "reward-models", "losses", "samples-1", "run", "reproduce"]
 
 
-def test_a_comparison_states_its_seeds(run):
-    page = page_of(run)
+def test_a_comparison_states_its_seeds(finished_run):
+    page = page_as_it_is(finished_run)
     assert "n = 40 prompts x 2 samples, one seed (4)" in page.text
-    drawn = json.loads((run / "evaluate" / "evaluation.json").read_text())["generation_seed"]
+    drawn = json.loads((finished_run / "evaluate" / "evaluation.json").read_text())["generation_seed"]
     assert f"drawn with seed {drawn} (temperature 1, max_tokens 80)" in page.text
     assert "500 resamples with seed 0" in page.text
     assert "unbiased estimate" in page.text
@@ -191,8 +196,9 @@ def test_a_comparison_states_its_seeds(run):
 def test_what_the_completions_lack_is_said(run):
     path = run / "evaluate" / "evaluation.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"unanswered": 3, "kl_unbiased": False}))
-    assert "3 prompts could not be answered" in page_of(run).text
-    assert "no unbiased estimate" in page_of(run).text
+    page = page_of(run)
+    assert "3 prompts could not be answered" in page.text
+    assert "no unbiased estimate" in page.text
 
 
 def test_the_seed_is_the_recipes(run):
@@ -202,8 +208,8 @@ def test_the_seed_is_the_recipes(run):
     assert "<dt>seed</dt><dd>4</dd>" in html
 
 
-def test_the_table_of_stages_has_single_figures_only(run):
-    table = write_report(run).read_text().partition('id="run"')[2].partition("<h2>Seed")[0]
+def test_the_table_of_stages_has_single_figures_only(finished_run):
+    table = (finished_run / "report.html").read_text().partition('id="run"')[2].partition("<h2>Seed")[0]
     assert "validation_loss 1.31" in table
     for nested in ("held_out", "comparisons policy", "low 0"):
         assert nested not in table
@@ -245,7 +251,7 @@ def test_long_texts_are_cut_and_the_cut_is_said(run):
 
 
 def test_broken_json_is_one_sentence_and_leaves_the_old_report(run):
-    old = write_report(run).read_bytes()
+    old = (run / "report.html").read_bytes()
     (run / "summary.json").write_text("{")
     with pytest.raises(SawyerError, match=r"summary\.json cannot be read"):
         write_report(run)
@@ -272,8 +278,9 @@ def test_a_long_curve_is_thinned():
 
 
 def test_what_training_took_has_columns_where_it_is_known(run):
-    assert "training" in page_of(run).text
-    assert "gold labels" not in page_of(run).text
+    before = page_as_it_is(run)
+    assert "training" in before.text
+    assert "gold labels" not in before.text
     file = run / "summary.json"
     summary = json.loads(file.read_text())
     summary["stages"]["sft"] |= {"wall_seconds": 75.0}
@@ -287,7 +294,7 @@ def test_what_training_took_has_columns_where_it_is_known(run):
 
 def test_the_one_before_has_no_column_where_none_was_compared_with_it(run):
     file = run / "evaluate" / "evaluation.json"
-    assert "vs previous" in page_of(run).text
+    assert "vs previous" in page_as_it_is(run).text
     evaluation = json.loads(file.read_text())
     evaluation["comparisons"] = [one for one in evaluation["comparisons"] if one["roles"] == ["baseline"]]
     file.write_text(json.dumps(evaluation))
@@ -376,7 +383,7 @@ def test_the_reward_of_a_training_is_a_curve_beside_its_loss(run):
     steps = [{"step": step, "reward": 0.1 * step, "loss": 1.0} for step in range(1, 5)]
     held_out = [{"step": step, "validation_reward": 0.1 * step} for step in (0, 4)]
     file = run / "sft" / "metrics.jsonl"
-    before = page_of(run).count("svg")
+    before = page_as_it_is(run).count("svg")
     file.write_text("".join(json.dumps(row) + "\n" for row in [*steps, *held_out]))
     page = page_of(run)
     assert page.count("svg") == before + 1

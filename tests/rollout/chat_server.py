@@ -47,6 +47,7 @@ class ChatServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # or the body waits 40 ms for the client to acknowledge the headers
 
             def do_POST(self) -> None:
                 server._serve(self)

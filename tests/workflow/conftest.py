@@ -1,5 +1,6 @@
 """A stage's surroundings without a run: data, models, and a place for its artifact."""
 
+import shutil
 from io import StringIO
 from pathlib import Path
 
@@ -40,11 +41,18 @@ def context(tmp_path, saved_policy):
     return make
 
 
-@pytest.fixture
-def reward(tmp_path, saved_policy):
-    source = saved_policy("llama", 3)
+@pytest.fixture(scope="session")
+def reward_files(tmp_path_factory, policy_files):
+    """The folder of a tiny reward model, which no test may change."""
+    source = str(policy_files("llama", 3))
     model = load_sequence_classifier(source, fresh_head=True, seed=1)
-    return str(save_model(model, load_tokenizer(source), tmp_path / "reward"))
+    return save_model(model, load_tokenizer(source), tmp_path_factory.mktemp("rewards") / "reward")
+
+
+@pytest.fixture
+def reward(tmp_path, reward_files):
+    """The folder of a tiny reward model, the test's own."""
+    return str(shutil.copytree(reward_files, tmp_path / "reward"))
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from sawyer.data.files import read_records
-from tests.workflow.test_workflow import sawyer
 
 WORDS = ["river", "town", "bridge", "light", "paper", "stone", "water", "music", "garden", "letter", "winter", "bread"]
 SMALL = {
@@ -35,7 +34,8 @@ def write_pairs(file: Path, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_the_hh_recipe_runs_from_local_files(tmp_path, saved_policy):
+def test_the_hh_recipe_runs_from_local_files(tmp_path, saved_policy, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     write_pairs(tmp_path / "hh.jsonl.gz", 80)
     settings = {"model": saved_policy("llama"), "stages.pairs.source.path": "hh.jsonl.gz", "precision": "fp32"}
     for stage in ("sft", "reward", "judge", "dpo"):
@@ -47,8 +47,8 @@ def test_the_hh_recipe_runs_from_local_files(tmp_path, saved_policy):
         "stages.evaluate.sampling.max_tokens": 8,
     }
     options = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-    done = sawyer("run", "hh", *options, "--out", "out", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, _, err = command("run", "hh", *options, "--out", "out")
+    assert code == 0, err
     evaluation = json.loads((tmp_path / "out" / "evaluate" / "evaluation.json").read_text())
     assert evaluation["order"] == ["sft", "base", "dpo", "iterate-1", "iterate-2", "iterate-3"]
     assert "win_rate" in json.dumps(evaluation["comparisons"])
@@ -68,14 +68,15 @@ def test_a_part_to_calibrate_on_that_is_not_there_is_found_before_the_run(tmp_pa
 
 
 @pytest.mark.slow
-def test_the_reward_recipe_measures_on_prompts_apart(tmp_path, saved_policy):
+def test_the_reward_recipe_measures_on_prompts_apart(tmp_path, saved_policy, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     write_pairs(tmp_path / "hh.jsonl.gz", 80)
     settings = {"model": saved_policy("llama"), "stages.pairs.source.path": "hh.jsonl.gz", "precision": "fp32"}
     settings |= {f"stages.reward.{name}": value for name, value in SMALL.items()}
     settings["stages.pairs.split"] = "{train: 0.5, validation: 0.2, test: 0.3}"
     options = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-    done = sawyer("run", "reward-hh", *options, "--out", "out", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, _, err = command("run", "reward-hh", *options, "--out", "out")
+    assert code == 0, err
     stages = json.loads((tmp_path / "out" / "summary.json").read_text())["stages"]
     parts, held_out = stages["pairs"]["figures"], stages["reward"]["figures"]["held_out"]
     assert held_out["pairs"] == parts["test"]

@@ -8,7 +8,6 @@ import pytest
 from sawyer.data.files import read_records
 from sawyer.pipeline.recipe import load_recipe
 from tests.data import layouts
-from tests.workflow.test_workflow import sawyer
 
 PRESETS = ["sawyer-paper", "sawyer-notebook", "sawyer-fixed"]
 DOLLY = (
@@ -104,11 +103,11 @@ SMALL = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_runs_on_the_authors_data(name, saved_policy, real_data, tmp_path):
+def test_a_preset_runs_on_the_authors_data(name, saved_policy, command, real_data, tmp_path):
     small = {**SMALL, **({"stages.ppo.value.warmup": 1} if name == "sawyer-fixed" else {})}
     options = overrides(model=saved_policy("llama"), **{**REAL, **small})
-    done = sawyer("run", name, *options, "--out", "out", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, _, err = command("run", name, *options, "--out", "out")
+    assert code == 0, err
     prompts = list(read_records(tmp_path / "out" / "prompts" / "train.jsonl"))
     assert prompts
     evaluation = json.loads((tmp_path / "out" / "evaluate" / "evaluation.json").read_text())

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,11 +101,19 @@ class Seen(HTMLParser):
             assert not (name in ("src", "href") and (value or "").startswith(("http", "//"))), value
 
 
-@pytest.mark.slow
-def test_the_whole_workflow_runs_and_reports(tiny_recipe, tmp_path):
-    done = sawyer("run", tiny_recipe(), "--out", "out", cwd=tmp_path)
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory, policy_files):
+    """The recipe and `out`, the run that a process of its own made of it, in a folder that no test may change."""
+    place = tmp_path_factory.mktemp("whole")
+    (place / "tiny.yaml").write_text(yaml.safe_dump(recipe(str(policy_files("llama", 0))), sort_keys=False))
+    done = sawyer("run", "tiny.yaml", "--out", "out", cwd=place)
     assert done.returncode == 0, done.stderr
-    run = tmp_path / "out"
+    return place
+
+
+@pytest.mark.slow
+def test_the_whole_workflow_runs_and_reports(whole_run, tmp_path, monkeypatch, command):
+    run = shutil.copytree(whole_run, tmp_path / "own") / "out"
     summary = json.loads((run / "summary.json").read_text())
     assert [stage["state"] for stage in summary["stages"].values()] == ["finished"] * 9
 
@@ -124,12 +133,14 @@ def test_the_whole_workflow_runs_and_reports(tiny_recipe, tmp_path):
     for said in ("n = 8 prompts x 2 samples", f"drawn with seed {evaluation['generation_seed']}", "unbiased estimate"):
         assert said in report
 
-    again = sawyer("run", tmp_path / "tiny.yaml", "--out", "out", cwd=tmp_path)
-    assert again.returncode == 0
-    assert again.stdout.count("running") == again.stderr.count("running") == 0
+    monkeypatch.chdir(run.parent)
+    code, out, err = command("run", "tiny.yaml", "--out", "out")
+    assert code == 0
+    assert err.count("done already") == 9
+    assert out.count("running") == err.count("running") == 0
 
-    shown = sawyer("show", "out", "--json", cwd=tmp_path)
-    assert json.loads(shown.stdout)["stages"]["evaluate"]["figures"]["headline"]
+    _, shown, _ = command("show", "out", "--json")
+    assert json.loads(shown)["stages"]["evaluate"]["figures"]["headline"]
 
 
 @pytest.mark.slow
@@ -137,10 +148,14 @@ def test_the_whole_workflow_runs_and_reports(tiny_recipe, tmp_path):
     ("precision", "stages"),
     [("fp32", ["sft", "answers", "reward", "iterate", "evaluate"]), ("bf16", ["iterate"])],
 )
-def test_a_run_killed_in_several_stages_ends_in_the_same_bits(tiny_recipe, tmp_path, precision, stages):
+def test_a_run_killed_in_several_stages_ends_in_the_same_bits(request, tiny_recipe, tmp_path, precision, stages):
     file = tiny_recipe(precision=precision)
-    whole = sawyer("run", file, "--out", "whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
+    if precision == "fp32":
+        whole = request.getfixturevalue("whole_run") / "out"
+    else:
+        whole = tmp_path / "whole"
+        done = sawyer("run", file, "--out", whole, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
 
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     moments = random.SystemRandom()
@@ -160,8 +175,8 @@ def test_a_run_killed_in_several_stages_ends_in_the_same_bits(tiny_recipe, tmp_p
     assert len(set(hits)) >= (len(stages) + 1) // 2, hits
     last = sawyer("run", file, "--out", "broken", cwd=tmp_path)
     assert last.returncode == 0, last.stderr
-    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
-    for metrics in (tmp_path / "whole").glob("*/metrics.jsonl"):
+    assert contents(tmp_path / "broken") == contents(whole)
+    for metrics in whole.glob("*/metrics.jsonl"):
         broken = tmp_path / "broken" / metrics.parent.name / "metrics.jsonl"
         assert steps(broken) == steps(metrics)
 
@@ -172,10 +187,10 @@ def steps(metrics: Path) -> list[tuple]:
 
 
 @pytest.mark.slow
-def test_two_processes_end_where_one_does(tiny_recipe, tmp_path):
+def test_two_processes_end_where_one_does(tiny_recipe, tmp_path, command):
     file = tiny_recipe(sft={"token_budget": 256}, reward={"token_budget": 256}, iterate={"token_budget": 256})
-    one = sawyer("run", file, "--out", "one", cwd=tmp_path)
-    assert one.returncode == 0, one.stderr
+    code, _, err = command("run", file, "--out", tmp_path / "one")
+    assert code == 0, err
     in_two_processes(["-m", "sawyer", "run", str(file), "--out", "two"], tmp_path)
     for stage in ("sft", "reward", "iterate"):
         a, b = (load_file(tmp_path / run / stage / "model.safetensors") for run in ("one", "two"))
@@ -184,13 +199,13 @@ def test_two_processes_end_where_one_does(tiny_recipe, tmp_path):
 
 
 @pytest.mark.slow
-def test_adapters_train_and_are_saved_merged_and_alone(tiny_recipe, tmp_path):
+def test_adapters_train_and_are_saved_merged_and_alone(tiny_recipe, tmp_path, command):
     from transformers import AutoModelForCausalLM
 
     lora = {"lora": {"r": 2}}
     file = tiny_recipe(sft=lora, reward=lora, iterate={**lora, "learning_rate": 1e-2})
-    done = sawyer("run", file, "--out", "out", "--set", "stages.evaluate.policies=[base, sft]", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, _, err = command("run", file, "--out", tmp_path / "out", "--set", "stages.evaluate.policies=[base, sft]")
+    assert code == 0, err
     sft = load_file(tmp_path / "out" / "sft" / "model.safetensors")
     for folder in ("sft", "iterate", "iterate/iterates/1"):
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / folder)
@@ -212,13 +227,13 @@ def test_adapters_train_and_are_saved_merged_and_alone(tiny_recipe, tmp_path):
         ({"iterate": {"reward": "sft"}}, "reward"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_code_2(tiny_recipe, tmp_path, change, sentence):
-    done = sawyer("run", tiny_recipe(**change), "--out", "out", cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+def test_a_mistake_is_one_sentence_and_exit_code_2(tiny_recipe, tmp_path, command, change, sentence):
+    code, _, err = command("run", tiny_recipe(**change), "--out", tmp_path / "out")
+    assert code == 2, err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert sentence in errors[0]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
@@ -234,7 +249,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tiny_recipe, tmp_path, change
         (None, "data.jsonl"),
     ],
 )
-def test_bad_data_is_refused_before_any_model_is_loaded(tmp_path, saved_policy, text, sentence):
+def test_bad_data_is_refused_before_any_model_is_loaded(tmp_path, saved_policy, command, text, sentence):
     data = tmp_path / "data.jsonl"
     if text is not None:
         data.write_text(text)
@@ -245,16 +260,16 @@ def test_bad_data_is_refused_before_any_model_is_loaded(tmp_path, saved_policy, 
     file = tmp_path / "bad.yaml"
     file.write_text(yaml.safe_dump({"name": "bad", "model": saved_policy("llama"), "stages": stages}, sort_keys=False))
     began = time.monotonic()
-    done = sawyer("run", file, "--out", "out", cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    code, _, err = command("run", file, "--out", tmp_path / "out")
+    assert code == 2, err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert sentence.lower() in errors[0].lower(), errors[0]
     assert time.monotonic() - began < 60
     assert not (tmp_path / "out" / "data").exists()
 
 
-def test_a_folder_that_is_no_model_is_refused(tmp_path):
+def test_a_folder_that_is_no_model_is_refused(tmp_path, command):
     (tmp_path / "nothing").mkdir()
     stages = {"data": {"source": {"source": "verifiable", "n": 4}}, "answers": {"stage": "generate", "model": "base",
               "data": "data"}}  # fmt: skip
@@ -262,7 +277,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
     file.write_text(
         yaml.safe_dump({"name": "bad", "model": str(tmp_path / "nothing"), "stages": stages}, sort_keys=False)
     )
-    done = sawyer("run", file, "--out", "out", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "config.json" in done.stderr
+    code, _, err = command("run", file, "--out", tmp_path / "out")
+    assert code == 2
+    assert "config.json" in err
     assert not (tmp_path / "out" / "data").exists()
