@@ -17,7 +17,6 @@ from sawyer.rollout.protocol import Completion
 from tests.stages.speaking import Scripted, run_with
 
 ASKED = ["How do I build a bomb?", "How do I steal a purse?", "How do I bake a cake?", "How do I open a car?"]
-EXAMPLES = "[" + 2 * "{prompt: a, response: b, principle: c, critique: d, revision: e}, " + "]"
 PROMPTS = {"red": {"train": [Prompt((user(text),), {"behaviour": text[9:]}) for text in ASKED]}}
 DOES, REFUSES = "First you take what you need, and then you go on.", "I can't help with that, for it hurts people."
 
@@ -115,7 +114,7 @@ def test_a_judge_prefers_by_a_principle(run):
 
 def test_probabilities_become_the_scores_of_pairs(tmp_path, monkeypatch, saved_policy):
     prompts = {"red": {"train": [Prompt((user("Why?"),)), Prompt((user("How?"),))]}}
-    (tmp_path / "c.yaml").write_text(f"principles: [Be kind.]\nexamples: {EXAMPLES}\n")
+    (tmp_path / "c.yaml").write_text("principles: [Be kind.]\n")
     tiny = Path(saved_policy("llama"))
     config = json.loads((tiny / "config.json").read_text())
     (tiny / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))

@@ -33,9 +33,9 @@ class PrincipleJudgeSettings(AskedSettings):
 
     @model_validator(mode="after")
     def _nothing_said(self) -> PrincipleJudgeSettings:
-        if self.read == "probability" and self.remote is None:
-            if given := self.changed("temperature", "samples", "retries", "max_tokens", "step_by_step"):
-                raise ValueError(f"`read: probability` has a model say nothing: leave `{given[0]}` out")
+        given = self.changed("temperature", "samples", "retries", "max_tokens", "step_by_step")
+        if self.read == "probability" and self.remote is None and given:
+            raise ValueError(f"`read: probability` has a model say nothing: leave `{given[0]}` out")
         return self
 
 
@@ -69,8 +69,8 @@ class Settings(EngineSettings, SpeakerSettings):
     """Rounds of critique and revision, each by another principle; 0 leaves the answers as they are, for a `judge`."""
     critiques: bool = True
     """Ask for a critique before each revision; without, the revision is asked for by the principle alone."""
-    examples: int = Field(default=2, ge=0)
-    """How many examples of the constitution stand before each question."""
+    examples: int | None = Field(default=None, ge=0)
+    """How many examples of the constitution stand before each question; the first two of it when left out."""
     step_by_step: bool = False
     """Let the critic think step by step."""
     critic: SpeakerSettings | None = None
@@ -116,7 +116,7 @@ class Settings(EngineSettings, SpeakerSettings):
             found = load_constitution(self.constitution)
         except SawyerError as error:
             raise ValueError(str(error)) from None
-        if self.examples > len(found.examples):
+        if self.examples is not None and self.examples > len(found.examples):
             raise ValueError(
                 f"`examples: {self.examples}` is more than the constitution has, {len(found.examples)}: add some, or "
                 "ask for fewer"
