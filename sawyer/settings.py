@@ -14,6 +14,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
+    def changed(self, *names: str) -> list[str]:
+        """Those of these settings that are not at their default: a recipe that was written out says all of them."""
+        fields = type(self).model_fields
+        return [name for name in names if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
+
 
 @dataclass(frozen=True)
 class InputFile:

@@ -83,7 +83,7 @@ class Critique:
     def __init__(self, settings: Any, context: Context) -> None:
         self.settings, self.context = settings, context
         self.constitution = load_constitution(settings.constitution)
-        self.shown = self.constitution.examples[: settings.examples]
+        self.shown = self.constitution.examples[: 2 if settings.examples is None else settings.examples]
         self.speakers = Speakers(context, settings)
         critic = settings.critic or settings
         self.responder = self.speakers.of(settings, "responder")

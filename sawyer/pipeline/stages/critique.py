@@ -33,10 +33,9 @@ class PrincipleJudgeSettings(AskedSettings):
 
     @model_validator(mode="after")
     def _nothing_said(self) -> PrincipleJudgeSettings:
-        if self.read == "probability" and self.remote is None:
-            given = {"temperature", "samples", "retries", "max_tokens", "step_by_step"} & self.model_fields_set
-            if given:
-                raise ValueError(f"`read: probability` has a model say nothing: leave `{min(given)}` out")
+        given = self.changed("temperature", "samples", "retries", "max_tokens", "step_by_step")
+        if self.read == "probability" and self.remote is None and given:
+            raise ValueError(f"`read: probability` has a model say nothing: leave `{given[0]}` out")
         return self
 
 
@@ -70,8 +69,8 @@ class Settings(EngineSettings, SpeakerSettings):
     """Rounds of critique and revision, each by another principle; 0 leaves the answers as they are, for a `judge`."""
     critiques: bool = True
     """Ask for a critique before each revision; without, the revision is asked for by the principle alone."""
-    examples: int = Field(default=2, ge=0)
-    """How many examples of the constitution stand before each question."""
+    examples: int | None = Field(default=None, ge=0)
+    """How many examples of the constitution stand before each question; the first two of it when left out."""
     step_by_step: bool = False
     """Let the critic think step by step."""
     critic: SpeakerSettings | None = None
@@ -95,12 +94,12 @@ class Settings(EngineSettings, SpeakerSettings):
         if self.rounds == 0:
             if self.judge is None or self.n != 2:
                 raise ValueError("`rounds: 0` revises nothing: it is for a `judge` of the answers, with `n: 2`")
-            idle = {"critic", "reviser", "accept", "helpful", "critiques", "examples", "step_by_step"}
-            if given := idle & self.model_fields_set:
-                raise ValueError(f"`rounds: 0` revises nothing, so `{min(given)}` has no meaning: leave it out")
+            idle = ("critic", "reviser", "accept", "helpful", "critiques", "examples", "step_by_step")
+            if given := self.changed(*idle):
+                raise ValueError(f"`rounds: 0` revises nothing, so `{given[0]}` has no meaning: leave it out")
         if self.judge is not None and self.judge.read == "probability" and self.judge.model and self.engine == "vllm":
             raise ValueError("`read: probability` reads a `model` of the recipe on the torch engine, not on vllm")
-        if not self.critiques and {"critic", "critique_sampling", "step_by_step"} & self.model_fields_set:
+        if not self.critiques and self.changed("critic", "critique_sampling", "step_by_step"):
             raise ValueError("`critiques: false` asks for none: leave out what is for the critic; a `reviser` revises")
         if self.sampling.temperature == 0 and self.n > 1:
             raise ValueError("`n` answers at temperature 0 are all the same: raise it, or take one")
@@ -117,8 +116,11 @@ class Settings(EngineSettings, SpeakerSettings):
             found = load_constitution(self.constitution)
         except SawyerError as error:
             raise ValueError(str(error)) from None
-        if "examples" in self.model_fields_set and self.examples > len(found.examples):
-            raise ValueError(f"`examples: {self.examples}` is more than the constitution has, {len(found.examples)}")
+        if self.examples is not None and self.examples > len(found.examples):
+            raise ValueError(
+                f"`examples: {self.examples}` is more than the constitution has, {len(found.examples)}: add some, or "
+                "ask for fewer"
+            )
         return self
 
 

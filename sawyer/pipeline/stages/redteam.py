@@ -118,9 +118,8 @@ class Settings(EngineSettings, SpeakerSettings):
         if self.data is None and self.parts:
             raise ValueError("`parts` are those of `data`, and none is given")
         if self.data is not None:
-            given = next((name for name in _MAKING if name in self.model_fields_set), None)
-            if given is not None:
-                raise ValueError(f"`data` holds the prompts to ask, and `{given}` is for making them: leave one out")
+            if given := self.changed(*_MAKING):
+                raise ValueError(f"`data` holds the prompts to ask, and `{given[0]}` is for making them: leave one out")
             if self.system is not None:
                 raise ValueError("the prompts of `data` are asked as they are: leave `system` out")
         return self
