@@ -55,7 +55,7 @@ class Reinforcement(LivePolicy):
         self.endless = False
 
     def run(self) -> dict[str, Any]:
-        """All steps; the best policy becomes the artifact."""
+        """All steps; the best policy becomes the artifact, or the last one."""
         settings, context = self.settings, self.context
         try:
             trained = ppo.train(
