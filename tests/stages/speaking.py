@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 
-from sawyer.data.chat import ChatFormat
 from sawyer.data.files import write_records
-from sawyer.models.load import load_policy, load_tokenizer
 from sawyer.pipeline.context import Artifact, Context
 from sawyer.rollout.protocol import Completion
-from sawyer.rollout.torch_engine import TorchEngine
 
 
 class Scripted:
@@ -25,6 +22,10 @@ class Scripted:
     def of(self, place):
         """The engine of a model; of one that is a folder, a real one."""
         if os.path.isdir(place):
+            from sawyer.data.chat import ChatFormat
+            from sawyer.models.load import load_policy, load_tokenizer
+            from sawyer.rollout.torch_engine import TorchEngine
+
             return TorchEngine(load_policy(place), ChatFormat(load_tokenizer(place), default="plain"))
         self.place = place
         return self
@@ -44,7 +45,7 @@ def _completion(said):
     return said if isinstance(said, Completion) else Completion((1,), (0.0,), said, True)
 
 
-def run_with(stage, engine, monkeypatch, place, data=None, *, models=None, **settings):
+def run_with(stage, engine, monkeypatch, place, data=None, /, *, models=None, **settings):
     """Run a stage in `place` with a scripted engine for all local models; returns the artifact and the figures."""
     monkeypatch.setattr("sawyer.pipeline.stages._speakers.Engines", lambda context, settings: engine)
     artifacts = {}

@@ -35,7 +35,7 @@ def answers(place, prompt, k):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    def call(name, engine=None, data=None, **settings):
+    def call(name, engine=None, data=None, /, **settings):
         engine = engine or Scripted(answers)
         given = {"model": "base", "data": "red", "examples": 0, **settings}
         return run_with(critique.STAGE, engine, monkeypatch, tmp_path / name, {**PROMPTS, **(data or {})}, **given)
@@ -132,7 +132,7 @@ def test_probabilities_become_the_scores_of_pairs(tmp_path, monkeypatch, saved_p
 
 def test_helpful_answers_are_imitated_beside_the_revisions(run):
     others = [Conversation((user(f"Say {i}."), assistant(f"{i}."))) for i in range(6)]
-    artifact, figures = run("one", data={"more": {"train": others}}, helpful={"data": "more", "limit": 5})
+    artifact, figures = run("one", None, {"more": {"train": others}}, helpful={"data": "more", "limit": 5})
     assert len(read(artifact, "train-revisions")) == figures["train_revisions"] + 5
 
 

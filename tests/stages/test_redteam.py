@@ -53,7 +53,7 @@ def files(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    def call(name, engine, data=None, **settings):
+    def call(name, engine, data=None, /, **settings):
         return run_with(redteam.STAGE, engine, monkeypatch, tmp_path / name, data, **settings)
 
     return call
