@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 KEPT = "what is done is kept: run the same command again to go on"
 Answers = list[list[Completion]]
 CPU_CHUNK, GPU_CHUNK = 64, 4096
-"""Answers that are written at a time. On a CPU a step of few sequences is short, so that a small chunk wastes little."""
+"""Answers that are written at a time. On a CPU a step of few sequences is short, and a small chunk wastes little."""
 
 
 @dataclass(frozen=True)
