@@ -24,7 +24,7 @@ from sawyer.apps.compared_models import Compared
 from sawyer.apps.engines import local_engine
 from sawyer.apps.measuring import fingerprint, measure_all
 from sawyer.apps.named_feedback import NamedFeedback
-from sawyer.apps.request import BATCH, Request, content_of
+from sawyer.apps.request import Request, content_of
 from sawyer.data.records import Prompt
 from sawyer.data.rewardbench import Trial
 from sawyer.errors import SawyerError
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 KEPT = "what is done is kept: run the same command again to go on"
 Answers = list[list[Completion]]
+CPU_CHUNK, GPU_CHUNK = 64, 4096
+"""Answers that are written at a time. On a CPU a step of few sequences is short, and a small chunk wastes little."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,21 @@ class Bench:
                 folder=folder / "chunks",
                 journal=_Aloud(self.voice),
                 title=f"{model.name} answers {len(prompts)} prompts",
-                completions_per_chunk=16 * self.api.concurrency if model.is_remote else self.generating.batch or BATCH,
+                completions_per_chunk=self._chunk(model),
                 keep_failed=True,
             )
         except SawyerError as error:
             raise SawyerError(f"{model.name}: {error} ({KEPT})") from error
         finally:
             engine.tell_cost(self.voice)
+
+    def _chunk(self, model: Compared) -> int:
+        """How many answers a kill may cost; of an endpoint each is kept as it comes."""
+        import torch
+
+        if model.is_remote:
+            return 16 * self.api.concurrency
+        return GPU_CHUNK if torch.accelerator.is_available() else CPU_CHUNK
 
     def _engine(self, model: Compared, place: str, sampling: Sampling, folder: Path) -> _Late:
         """The engine of a model; a local one stays until another is asked for, or `let_go`."""
