@@ -136,6 +136,9 @@ class _World:
             self.ends.append(time.perf_counter() - self.begins[-1])
         return self._judged(self.rows[:1], _given(self.rows[:1]))
 
+    def went_back(self) -> None:
+        raise AssertionError("a benchmark does not go back")
+
     def state(self) -> Mapping[str, Any]:
         return {}
 
