@@ -139,7 +139,8 @@ def saved_policy(tmp_path, policy_files) -> Callable[..., str]:
 
     def save(arch: str = "llama", seed: int = 0) -> str:
         folder = tmp_path / f"{arch}-{seed}"
-        shutil.copytree(policy_files(arch, seed), folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # not written over: a model may still be reading its weights there
+        shutil.copytree(policy_files(arch, seed), folder, copy_function=shutil.copyfile)
         return str(folder)
 
     return save

@@ -1,15 +1,11 @@
 """The command in its own process where the surroundings refuse: one sentence, exit code 2, nothing half-written."""
 
 import json
-import os
-import resource
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.nursery import Nursery
+
 DATA = """\
 name: x
 model: {model}
@@ -25,30 +21,25 @@ def toy_stages(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("nursery")
+    environment = {"HF_HOME": str(folder / "hf"), "PYTHONDONTWRITEBYTECODE": "1"}
+    nursery = Nursery(folder, environment=environment)
+    yield nursery
+    nursery.stop()
+
+
 @pytest.fixture
-def sawyer(tmp_path):
-    """Runs `sawyer run` on a recipe with no network, no fetched models, and optionally a limit to a file's size."""
+def sawyer(nursery, tmp_path):
+    """Runs `sawyer run` on a recipe with no network, no fetched models, and optionally a limit to a file's size; exit
+    code, stdout and stderr."""
 
     def run(recipe, file_bytes=None):
-        def limit():
-            if file_bytes is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-
         (tmp_path / "x.yaml").write_text(recipe)
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "HF_HUB_OFFLINE": "1",
-            "HF_HOME": str(tmp_path / "hf"),
-            "PIP_NO_INDEX": "1",
-            "SAWYER_CACHE": str(tmp_path / "cache"),
-            "SAWYER_NATIVE": "0",
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, "-m", "sawyer", "run", "x.yaml", "--out", "out"]
-        return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, preexec_fn=limit
+        environment = {"PIP_NO_INDEX": "1", "SAWYER_CACHE": str(tmp_path / "cache"), "SAWYER_NATIVE": "0"}
+        return nursery.run(
+            "run", "x.yaml", "--out", "out", cwd=tmp_path, environment=environment, file_bytes=file_bytes
         )
 
     return run
@@ -56,10 +47,11 @@ def sawyer(tmp_path):
 
 def complaint(done):
     """The one sentence of a command that was refused."""
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    code, out, err = done
+    assert code == 2, err
+    assert "Traceback" not in err
+    assert out == ""
+    (sentence,) = [line for line in err.splitlines() if line.startswith("error:")]
     return sentence
 
 

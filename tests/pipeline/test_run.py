@@ -1,9 +1,9 @@
 import json
 import os
 import random
-import subprocess
 import sys
 import time
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from sawyer.pipeline.recipe import load_recipe
 from sawyer.pipeline.run import run_recipe
 from sawyer.pipeline.summary import read_summary
 from sawyer.settings import Settings
+from tests.nursery import Nursery
 
 ALL = ["data", "sft", "reward", "dpo2", "evaluate"]
 WITH_MODEL = ["sft", "reward", "dpo2", "evaluate"]
@@ -319,34 +320,42 @@ with stage.register(*toys.TOYS):
 """
 
 
-def start(recipe, out):
-    command = [sys.executable, "-c", PROGRAM, str(Path(toys.__file__).parent), str(recipe), str(out)]
-    root = Path(__file__).parents[2]
-    return subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}, cwd=recipe.parent
-    )
+@pytest.fixture(scope="module")
+def nurseries(tmp_path_factory):
+    modules = ("psutil", "sawyer.pipeline.recipe", "sawyer.pipeline.run")
+    nurseries = [Nursery(tmp_path_factory.mktemp("nursery"), modules) for _ in range(2)]
+    yield cycle(nurseries)
+    for nursery in nurseries:
+        nursery.stop()
 
 
-def test_killed_at_any_moment_and_continued_is_bit_for_bit_the_same(recipe_file, tmp_path):
+@pytest.fixture
+def start(nurseries, recipe_file):
+    """`start(out)`: a process that runs the recipe, which takes more than a second."""
+    words = (Path(toys.__file__).parent, recipe_file)
+    return lambda out: next(nurseries).start(*words, out, cwd=recipe_file.parent, program=PROGRAM)
+
+
+def test_killed_at_any_moment_and_continued_is_bit_for_bit_the_same(start, tmp_path):
     began = time.monotonic()
-    whole = start(recipe_file, "whole")
-    assert whole.wait(60) == 0, whole.stderr.read()
+    whole = start("whole")
+    assert whole.wait() == 0, whole.err
     whole_seconds = time.monotonic() - began
     draw = random.Random(1)
     kills = continued = 0
     for out in ("killed-1", "killed-2", "killed-3"):
         for _ in range(20):
-            process = start(recipe_file, out)
+            process = start(out)
             time.sleep(whole_seconds * draw.uniform(0.15, 0.6))
             process.kill()
-            if process.wait(60) == 0:
+            if process.wait() == 0:
                 break
             kills += 1
             for stage in ALL:
                 folder = tmp_path / out / stage
                 assert not folder.exists() or finished_artifact(folder) is not None
-        last = start(recipe_file, out)
-        assert last.wait(60) == 0, last.stderr.read()
+        last = start(out)
+        assert last.wait() == 0, last.err
         for stage in ALL:
             ours, theirs = manifest(tmp_path / out, stage), manifest(tmp_path / "whole", stage)
             assert ours["content"] == theirs["content"]
@@ -359,14 +368,14 @@ def test_killed_at_any_moment_and_continued_is_bit_for_bit_the_same(recipe_file,
     assert continued >= 2, "some stages were killed in the middle"
 
 
-def test_a_second_process_is_turned_away(recipe_file, tmp_path):
-    first = start(recipe_file, "both")
+def test_a_second_process_is_turned_away(start, tmp_path):
+    first = start("both")
     while not (tmp_path / "both" / "sft").exists():
         time.sleep(0.02)
         assert first.poll() is None
-    second = start(recipe_file, "both")
-    assert "is in use by another sawyer run" in second.communicate(timeout=60)[1]
-    assert second.returncode != 0
+    second = start("both")
+    assert second.wait() != 0
+    assert "is in use by another sawyer run" in second.err
     assert read_summary(tmp_path / "both")["state"] == "running"
     first.kill()
     first.wait()

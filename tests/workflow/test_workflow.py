@@ -1,11 +1,9 @@
 """The whole workflow, by its real stages, on a tiny random model: as the README has it, only smaller."""
 
-import contextlib
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.lives import in_two_processes
+from tests.nursery import Nursery
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,17 +70,6 @@ def tiny_recipe(tmp_path, saved_policy):
     return write
 
 
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "sawyer", *map(str, arguments)]
-
-
-def sawyer(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-
-
 def contents(run: Path) -> dict[str, str]:
     """The content hash of every artifact of a run."""
     return {
@@ -101,13 +89,29 @@ class Seen(HTMLParser):
             assert not (name in ("src", "href") and (value or "").startswith(("http", "//"))), value
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory):
+    nursery = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield nursery
+    nursery.stop()
+
+
+def sawyer(*arguments: str | Path, cwd: Path) -> None:
+    """The command in a process that is started anew."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sawyer", *map(str, arguments)],
+        cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
 def whole_run(tmp_path_factory, policy_files):
-    """The recipe and `out`, the run that a process of its own made of it, in a folder that no test may change."""
+    """The recipe and `out`, the run that was made of it, in a folder that no test may change."""
     place = tmp_path_factory.mktemp("whole")
     (place / "tiny.yaml").write_text(yaml.safe_dump(recipe(str(policy_files("llama", 0))), sort_keys=False))
-    done = sawyer("run", "tiny.yaml", "--out", "out", cwd=place)
-    assert done.returncode == 0, done.stderr
+    sawyer("run", "tiny.yaml", "--out", "out", cwd=place)
     return place
 
 
@@ -148,33 +152,29 @@ def test_the_whole_workflow_runs_and_reports(whole_run, tmp_path, monkeypatch, c
     ("precision", "stages"),
     [("fp32", ["sft", "answers", "reward", "iterate", "evaluate"]), ("bf16", ["iterate"])],
 )
-def test_a_run_killed_in_several_stages_ends_in_the_same_bits(request, tiny_recipe, tmp_path, precision, stages):
+def test_a_run_killed_in_several_stages_ends_in_the_same_bits(
+    request, nursery, tiny_recipe, tmp_path, precision, stages
+):
     file = tiny_recipe(precision=precision)
     if precision == "fp32":
         whole = request.getfixturevalue("whole_run") / "out"
     else:
         whole = tmp_path / "whole"
-        done = sawyer("run", file, "--out", whole, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        sawyer("run", file, "--out", whole, cwd=tmp_path)
 
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     moments = random.SystemRandom()
     hits = []
     for stage in stages:
-        process = subprocess.Popen(
-            command("run", file, "--out", "broken"), cwd=tmp_path, env=environment,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        process = nursery.start("run", file, "--out", "broken", cwd=tmp_path)
         while not (tmp_path / "broken" / ".work" / stage / "state.json").exists() and process.poll() is None:
             time.sleep(0.005)
-        time.sleep(moments.uniform(0.0, 0.6))
-        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
-            os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(moments.uniform(0.0, 0.3))
+        process.kill()
         process.wait()
         hits += [work.parent.name for work in (tmp_path / "broken" / ".work").glob("*/state.json")]
     assert len(set(hits)) >= (len(stages) + 1) // 2, hits
-    last = sawyer("run", file, "--out", "broken", cwd=tmp_path)
-    assert last.returncode == 0, last.stderr
+    code, _, err = nursery.run("run", file, "--out", "broken", cwd=tmp_path)
+    assert code == 0, err
     assert contents(tmp_path / "broken") == contents(whole)
     for metrics in whole.glob("*/metrics.jsonl"):
         broken = tmp_path / "broken" / metrics.parent.name / "metrics.jsonl"

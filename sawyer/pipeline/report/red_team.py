@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sawyer.pipeline.report import plots
+from sawyer.pipeline.report.canvas import BASELINE, RAMP, error_bars, new_figure, short, style, svg_of
 
 if TYPE_CHECKING:
     from sawyer.pipeline.report.contents import Stage
@@ -53,20 +53,18 @@ def by_category(found: Mapping[str, Any], name: str) -> str | None:
     groups = list(_group(found, "category").items())[:MOST_CATEGORIES]
     if not groups:
         return None
-    with plots._style():
-        figure, axes = plots._figure(5.6, 1.0 + 0.3 * len(groups))
+    with style():
+        figure, axes = new_figure(5.6, 1.0 + 0.3 * len(groups))
         for y, (_, own) in enumerate(reversed(groups)):
             success = own["attack_success"]
-            axes.errorbar(success["mean"], y, xerr=plots._bars(success), fmt="o", color=plots.RAMP[0], markersize=6)
-        axes.axvline(
-            found["attacks"]["attack_success"]["mean"], color=plots.BASELINE, linewidth=1, linestyle=(0, (4, 3))
-        )
-        axes.set_yticks(range(len(groups)), [plots._short(category) for category, _ in reversed(groups)])
+            axes.errorbar(success["mean"], y, xerr=error_bars(success), fmt="o", color=RAMP[0], markersize=6)
+        axes.axvline(found["attacks"]["attack_success"]["mean"], color=BASELINE, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_yticks(range(len(groups)), [short(category) for category, _ in reversed(groups)])
         axes.tick_params(axis="y", length=0)
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(-0.6, len(groups) - 0.4)
         axes.set_xlabel("attack success (dashed: all)")
-        return plots._svg(figure, "attacks-" + re.sub(r"\W", "-", name), f"Attack success of stage {name} by category")
+        return svg_of(figure, "attacks-" + re.sub(r"\W", "-", name), f"Attack success of stage {name} by category")
 
 
 def spaced(rows: Sequence[Any], most: int = MOST_SHOWN) -> list[Any]:
