@@ -168,7 +168,7 @@ def test_a_run_killed_in_several_stages_ends_in_the_same_bits(
         process = nursery.start("run", file, "--out", "broken", cwd=tmp_path)
         while not (tmp_path / "broken" / ".work" / stage / "state.json").exists() and process.poll() is None:
             time.sleep(0.005)
-        time.sleep(moments.uniform(0.0, 0.3))
+        time.sleep(moments.uniform(0.0, 0.05))
         process.kill()
         process.wait()
         hits += [work.parent.name for work in (tmp_path / "broken" / ".work").glob("*/state.json")]
