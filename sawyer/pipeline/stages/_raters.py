@@ -125,7 +125,8 @@ class Rater:
         """In parts of some prompts, each kept as soon as it is there."""
         engine: Any = self.engine
         rated: list[list[Rated]] = []
-        total, stride = sum(map(len, completions)), max(1, PART // max(map(len, completions), default=1))
+        total, most = sum(map(len, completions)), max([1, *map(len, completions)])
+        stride = max(1, PART // most)
         with self._context.progress(total, self._title, unit="answer") as bar:
             for start in range(0, len(prompts), stride):
                 asked, texts = prompts[start : start + stride], completions[start : start + stride]
