@@ -134,7 +134,7 @@ def test_what_cannot_be_read_is_counted_and_in_no_pair(stage):
 
 
 def test_a_judge_that_is_never_readable_stops_the_stage(stage):
-    with pytest.raises(SawyerError, match="no readable answer to 20 of 20"):
+    with pytest.raises(SawyerError, match="no readable answer to 38 of 38"):
         stage(Judge(speaks=lambda question: "It is fine."), by="judge", judge=JUDGE)
 
 

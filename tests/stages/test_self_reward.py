@@ -177,7 +177,8 @@ def test_points_may_be_read_from_the_tokens_and_are_kept(stage, monkeypatch):
     assert all(0 < own < 5 for own in points)
     assert figures["judge_first"]["unread"]["mean"] == 0
     monkeypatch.setattr(_raters, "rate_by_tokens", lambda *args: pytest.fail("this has been asked before"))
-    (folder.parent / "scratch" / "iteration-1" / "judge-first.json").unlink()
+    for name in ("done.json", "judge-first.json", "scored.json"):  # as if it had been killed before
+        (folder.parent / "scratch" / "iteration-1" / name).unlink()
     assert stage("out", **settings)[1]["judge_first"] == figures["judge_first"]
 
 

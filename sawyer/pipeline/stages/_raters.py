@@ -23,6 +23,9 @@ from sawyer.settings import Settings
 if TYPE_CHECKING:
     from sawyer.rollout.protocol import Engine
 
+PART = 64
+"""Answers rated by tokens at a time, and at most lost to a kill."""
+
 
 class AskingSettings(Settings):
     """How a judge is asked, and what becomes of replies that cannot be read."""
@@ -88,6 +91,7 @@ class Rater:
 
     def __init__(self, settings: AskingSettings, engine: Engine, folder: Path, context: Context, title: str) -> None:
         self.settings, self.engine, self.folder = settings, engine, folder
+        self._context, self._title = context, title
         self.unread = self.asked = 0
         here = getattr(settings, "remote", None) is None
         self._asker = Asker(
@@ -118,18 +122,25 @@ class Rater:
     def _by_tokens(
         self, scale: Scale, prompts: Sequence[Prompt], completions: Sequence[Sequence[str]]
     ) -> list[list[Rated]]:
-        asked = [scale.question, [list(prompt.prompt) for prompt in prompts], [list(own) for own in completions]]
-        file = self.folder / f"tokens-{digest(asked)[:24]}.json"
-        if not file.exists():
-            engine: Any = self.engine
-            rated = rate_by_tokens(engine, scale, prompts, completions)
-            if not any(one.values[0] is not None for own in rated for one in own):
-                raise SawyerError(
-                    "no question to the judge fits its context: shorten the answers, or take another model"
-                )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(file, [[one.values[0] for one in own] for own in rated])
-        return [[Rated((value,), ("",)) for value in own] for own in read_json(file)]
+        """In parts of some prompts, each kept as soon as it is there."""
+        engine: Any = self.engine
+        rated: list[list[Rated]] = []
+        total, most = sum(map(len, completions)), max([1, *map(len, completions)])
+        stride = max(1, PART // most)
+        with self._context.progress(total, self._title, unit="answer") as bar:
+            for start in range(0, len(prompts), stride):
+                asked, texts = prompts[start : start + stride], completions[start : start + stride]
+                about = [scale.question, [list(prompt.prompt) for prompt in asked], [list(own) for own in texts]]
+                file = self.folder / f"tokens-{digest(about)[:24]}.json"
+                if not file.exists():
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    new = rate_by_tokens(engine, scale, asked, texts)
+                    write_json(file, [[one.values[0] for one in own] for own in new])
+                rated += [[Rated((value,), ("",)) for value in own] for own in read_json(file)]
+                bar.advance(sum(map(len, texts)))
+        if rated and not any(one.values[0] is not None for own in rated for one in own):
+            raise SawyerError("no question to the judge fits its context: shorten the answers, or take another judge")
+        return rated
 
 
 def rater_of(settings: RaterSettings, context: Context, title: str) -> Rater:
