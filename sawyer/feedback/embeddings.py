@@ -6,13 +6,14 @@ Shapes: n texts, L tokens of the longest, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
-from sawyer.models.load import load_body, load_tokenizer
+from sawyer.models.load import load_bi_encoder, load_body, load_sequence_classifier, load_tokenizer, model_kind
 from sawyer.models.precision import DTYPES
 
 Vectors = NDArray[np.float32]
@@ -36,7 +37,8 @@ class Embedder:
 
     def __init__(self, name: str, *, precision: str = "fp32", device: torch.device | str = "cpu") -> None:
         self.tokenizer = load_tokenizer(name)
-        self.model = load_body(name, dtype=DTYPES[precision]).to(device).eval()  # type: ignore[arg-type]
+        model: Any = _body(name, DTYPES[precision])
+        self.model = model.to(device).eval()
         self.device = device
 
     @torch.no_grad()
@@ -51,6 +53,15 @@ class Embedder:
             hidden = self.model(input_ids=ids_n_L, attention_mask=mask_n_L).last_hidden_state.float()
             found.append((hidden * mask_n_L[..., None]).sum(1) / mask_n_L.sum(1, keepdim=True))
         return torch.cat(found).cpu().numpy() if found else np.zeros((0, 0), dtype=np.float32)
+
+
+def _body(name: str, dtype: torch.dtype) -> Any:
+    kind = model_kind(name)
+    if kind == "bi":
+        return load_bi_encoder(name, dtype=dtype).body
+    if kind == "cross":  # an encoder's own weights, whatever head it has
+        return load_sequence_classifier(name, dtype=dtype, fresh_head=True).base_model
+    return load_body(name, dtype=dtype)
 
 
 def unlike(kept: Vectors, new: Vectors, centre: NDArray[np.floating], threshold: float) -> list[int]:

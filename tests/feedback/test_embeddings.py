@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sawyer.feedback.embeddings import Embedder, unlike
-from sawyer.models.load import load_body, load_tokenizer
+from sawyer.models.load import load_policy, load_sequence_classifier, load_tokenizer
 
 TEXTS = ["The river runs.", "What is a glacier? Use at most 25 words.", "I", "The river runs through the old town."]
 
@@ -14,7 +14,9 @@ TEXTS = ["The river runs.", "What is a glacier? Use at most 25 words.", "I", "Th
 def test_a_text_is_the_mean_of_its_own_states_whatever_it_is_padded_to(arch, saved_policy, saved_encoder):
     name = saved_encoder(arch) if arch == "roberta" else saved_policy(arch)
     found = Embedder(name).embed(TEXTS)
-    model, tokenizer = load_body(name).eval(), load_tokenizer(name)
+    tokenizer = load_tokenizer(name)
+    whole = load_sequence_classifier(name, fresh_head=True) if arch == "roberta" else load_policy(name)
+    model = whole.base_model.eval()
     for text, vector in zip(TEXTS, found, strict=True):
         with torch.no_grad():
             alone = model(torch.tensor([tokenizer(text).input_ids])).last_hidden_state[0].mean(0)

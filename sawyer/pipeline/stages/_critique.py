@@ -255,7 +255,7 @@ class Critique:
         if not taken and not pairs:
             why = Counter(chain.fate for chain in chains if chain.fate is not None) or {"as good as each other": 0}
             raise SawyerError(
-                f"stage {self.context.name}: nothing of {len(chains)} answers to {self.settings.data}/{part} can be "
+                f"nothing of {len(chains)} answers to {self.settings.data}/{part} can be "
                 f"learned from ({', '.join(f'{count} {reason}' for reason, count in why.items())}); take a stronger "
                 "`critic` or `judge`, or more prompts"
             )

@@ -71,9 +71,7 @@ class RedTeam:
         rows = [row for asked in self.asked for row in _rows(asked)]
         found = arithmetic.evaluate(rows, seed=self.context.seed)
         if found["attacks"] is None and found["benign"] is None:
-            raise SawyerError(
-                f"stage {self.context.name}: none of {len(rows)} answers could be judged; take another `classifier`"
-            )
+            raise SawyerError(f"none of {len(rows)} answers could be judged; take another `classifier`")
         compared = None
         if before is not None:
             compared = arithmetic.compare(before, rows, seed=self.context.seed)
@@ -124,7 +122,7 @@ class RedTeam:
         own = self.settings.classifier.model_dump(mode="json")
         if told is not None and told != own:
             raise SawyerError(
-                f"stage {self.context.name}: {self.settings.data} judged answers with other `classifier` settings, so "
+                f"{self.settings.data} judged answers with other `classifier` settings, so "
                 "the two cannot be compared: give both the same"
             )
         return [dict(row.value) for row in raw_rows(artifact.folder / TRANSCRIPT)]
@@ -136,8 +134,7 @@ class RedTeam:
             parts = [] if before is None else list(dict.fromkeys(str(row["part"]) for row in before))
         if not parts:
             raise SawyerError(
-                f"stage {self.context.name}: {self.settings.data} is no `redteam` stage, so say which of its `parts` "
-                "are to be asked"
+                f"{self.settings.data} is no `redteam` stage, so say which of its `parts` are to be asked"
             )
         prompts = [
             (_known(prompt), part) for part in parts for prompt in prompts_of(self.context, self.settings.data, part)
@@ -209,7 +206,7 @@ class RedTeam:
         empty = next((name for name, own in parts.items() if not own), None)
         if empty is not None:
             raise SawyerError(
-                f"stage {self.context.name}: none of {len(behaviours)} behaviours falls into the part '{empty}'; give "
+                f"none of {len(behaviours)} behaviours falls into the part '{empty}'; give "
                 "it a larger share, or take more behaviours"
             )
         return {behaviour.id: where[split_key(behaviour.prompt())] for behaviour in behaviours}
