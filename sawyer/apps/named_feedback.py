@@ -161,7 +161,7 @@ def _by_kind(kind: str, model: str, asking: Asking) -> tuple[str, Role, Scorer]:
     return f"{role} {Path(model).name}", role, scorer
 
 
-def _rule(name: str, **words: tuple[str, ...]) -> ScorerSettings:
+def _rule(name: str, **words: Any) -> ScorerSettings:
     return ScorerSettings(scorer="rule", rule=cast(Computed, name), **words)
 
 
