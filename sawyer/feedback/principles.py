@@ -36,6 +36,10 @@ class Principle:
     weight: float = 1.0
     """How often it is drawn, beside the others."""
     name: str = ""
+    critique: str = ""
+    """How a critique by it is asked for; in general words where it is empty."""
+    revision: str = ""
+    """How a revision after it is asked for, likewise."""
 
 
 @dataclass(frozen=True)

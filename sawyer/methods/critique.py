@@ -67,7 +67,7 @@ def critique_prompt(
 ) -> Prompt:
     """The question what is wrong with an answer."""
     turns = _before(prompt, examples, critiques=True, step_by_step=step_by_step)
-    return Prompt((*turns, assistant(response), user(critique_request(principle.text, step_by_step))))
+    return Prompt((*turns, assistant(response), user(critique_request(principle, step_by_step))))
 
 
 def revision_prompt(
@@ -82,26 +82,27 @@ def revision_prompt(
     """The question for a better answer, after a critique; without one, after the principle alone."""
     turns = [*_before(prompt, examples, critiques=critique is not None, step_by_step=step_by_step), assistant(response)]
     if critique is None:
-        return Prompt((*turns, user(revision_request(principle.text))))
-    asked = user(critique_request(principle.text, step_by_step))
-    return Prompt((*turns, asked, assistant(critique), user(revision_request())))
+        return Prompt((*turns, user(revision_request(principle, after_critique=False))))
+    asked = user(critique_request(principle, step_by_step))
+    return Prompt((*turns, asked, assistant(critique), user(revision_request(principle))))
 
 
-def critique_request(principle: str, step_by_step: bool = False) -> str:
+def critique_request(principle: Principle, step_by_step: bool = False) -> str:
     """How a critique is asked for."""
-    how = (
-        "Think step by step: what did the user ask for, what does your answer do, and where does it go against the "
-        "principle?"
-        if step_by_step
-        else "Say in one or two sentences where your answer goes against it."
-    )
-    return f"Look at your last answer in the light of this principle: {principle} {how}"
+    asked = principle.critique or f"Look at your last answer in the light of this principle: {principle.text}"
+    if step_by_step:
+        return (
+            f"{asked} Think step by step: what did I ask for, what does your answer do, and where does it go against "
+            "the principle?"
+        )
+    return asked if principle.critique else f"{asked} Say in one or two sentences where your answer goes against it."
 
 
-def revision_request(principle: str | None = None) -> str:
-    """How a revision is asked for; a principle is named where no critique has."""
-    why = "so that it follows the principle." if principle is None else f"so that it follows this: {principle}"
-    return f"Now rewrite your answer to my last question {why} Answer with the new text alone."
+def revision_request(principle: Principle, after_critique: bool = True) -> str:
+    """How a revision is asked for; the principle is named where no critique has."""
+    why = "so that it follows the principle." if after_critique else f"so that it follows this: {principle.text}"
+    asked = principle.revision or f"Now rewrite your answer to my last question {why}"
+    return f"{asked} Answer with the new text alone."
 
 
 def cleaned(text: str, *, cut: bool = False) -> str:
@@ -128,8 +129,9 @@ def _before(prompt: Prompt, examples: Sequence[Example], *, critiques: bool, ste
     system = [turn for turn in prompt.prompt[:1] if turn["role"] == "system"]
     turns: list[Message] = [*system]
     for example in examples:
+        principle = Principle(example.principle)
         turns += [user(example.prompt), assistant(example.response)]
         if critiques:
-            turns += [user(critique_request(example.principle, step_by_step)), assistant(example.critique)]
-        turns += [user(revision_request(None if critiques else example.principle)), assistant(example.revision)]
+            turns += [user(critique_request(principle, step_by_step)), assistant(example.critique)]
+        turns += [user(revision_request(principle, after_critique=critiques)), assistant(example.revision)]
     return [*turns, *prompt.prompt[len(system) :]]

@@ -44,6 +44,10 @@ class PrincipleSettings(Settings):
     """How often it is drawn, beside the others; leave a principle out that is never to be drawn."""
     name: str = ""
     """What figures call it; by default its number."""
+    critique: str = ""
+    """How a critique by it is asked for; in general words when left out."""
+    revision: str = ""
+    """How a revision is asked for, likewise."""
 
 
 class ExampleSettings(Settings):
@@ -95,7 +99,9 @@ def load_constitution(path: str | Path | None = None) -> Constitution:
                 f"{where}: principle {number + 1} has the name or the text of principle {before + 1}; keep one of them"
             )
         seen |= {name: number, one.principle: number}
-        principles.append(critique.Principle(one.principle, one.weight, name))
+        principles.append(
+            critique.Principle(one.principle, one.weight, name, one.critique.strip(), one.revision.strip())
+        )
     examples = tuple(critique.Example(**example.model_dump()) for example in given.examples)
     return Constitution(tuple(principles), examples)
 

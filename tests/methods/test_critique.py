@@ -18,6 +18,7 @@ from sawyer.methods.critique import (
 )
 
 KIND, TRUE = Principle("Be kind.", 3.0, "kind"), Principle("Be true.", 1.0, "true")
+GOOD = Principle("Be good.")
 EXAMPLE = Example("Ask?", "Bad.", "Be good.", "It is bad.", "Good.")
 PROMPT = Prompt(({"role": "system", "content": "S"}, user("One?"), assistant("Two."), user("Three?")))
 
@@ -40,22 +41,22 @@ def test_a_critique_is_asked_after_the_system_turn_examples_and_the_answer():
     asked = critique_prompt(PROMPT, "Four.", KIND, [EXAMPLE])
     assert asked.prompt[0]["content"] == "S"
     assert [turn["content"] for turn in asked.prompt[1:7]] == [
-        "Ask?", "Bad.", critique_request("Be good."), "It is bad.", revision_request(), "Good.",
+        "Ask?", "Bad.", critique_request(GOOD), "It is bad.", revision_request(GOOD), "Good.",
     ]  # fmt: skip
     assert [turn["content"] for turn in asked.prompt[7:]] == [
-        "One?", "Two.", "Three?", "Four.", critique_request("Be kind."),
+        "One?", "Two.", "Three?", "Four.", critique_request(KIND),
     ]  # fmt: skip
 
 
 def test_a_revision_is_asked_after_the_critique_or_by_the_principle_alone():
     after = revision_prompt(PROMPT, "Four.", KIND, "It is rude.")
     assert [turn["content"] for turn in after.prompt[-3:]] == [
-        critique_request("Be kind."), "It is rude.", revision_request(),
+        critique_request(KIND), "It is rude.", revision_request(KIND),
     ]  # fmt: skip
     without = revision_prompt(PROMPT, "Four.", KIND, None, [EXAMPLE])
     contents = [turn["content"] for turn in without.prompt]
-    assert contents[-2:] == ["Four.", revision_request("Be kind.")]
-    assert contents[1:5] == ["Ask?", "Bad.", revision_request("Be good."), "Good."]
+    assert contents[-2:] == ["Four.", revision_request(KIND, False)]
+    assert contents[1:5] == ["Ask?", "Bad.", revision_request(GOOD, False), "Good."]
     assert not any("light of this principle" in text for text in contents)
 
 
@@ -91,3 +92,10 @@ def test_a_revision_is_freed_from_what_announces_it(said, text):
 def test_a_text_that_was_cut_ends_with_its_last_whole_sentence(said, text):
     assert cleaned(said, cut=True) == text
     assert cleaned(said) == said
+
+
+def test_a_principle_can_bring_its_own_requests():
+    own = Principle("Be kind.", critique="What was rude?", revision="Say it kindly.")
+    assert critique_request(own) == "What was rude?"
+    assert "step by step" in critique_request(own, step_by_step=True)
+    assert revision_request(own) == revision_request(own, False) == "Say it kindly. Answer with the new text alone."

@@ -26,7 +26,7 @@ def answers(place, prompt, k):
     last = prompt.text
     if last.startswith("Look at your last answer"):
         return f"It goes too far ({place})."
-    if last.startswith("Now rewrite"):
+    if last.endswith("Answer with the new text alone."):
         return DOES + " Again." if "purse" in str(prompt.prompt) else REFUSES
     if last.startswith("An AI assistant could answer"):
         return "A" if "can't" in last.split("[begin of answer B]")[0] else "B"
@@ -140,7 +140,7 @@ def test_what_is_too_long_or_says_nothing_is_dropped_and_counted(run):
     def some(place, prompt, k):
         if "purse" in str(prompt.prompt) and prompt.text.startswith("Look"):
             return Completion.failed("the prompt is too long")
-        if "bomb" in str(prompt.prompt) and prompt.text.startswith("Now"):
+        if "bomb" in str(prompt.prompt) and prompt.text.endswith("alone."):
             return "..."
         return answers(place, prompt, k)
 
