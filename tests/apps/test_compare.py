@@ -165,7 +165,7 @@ def test_another_model_or_feedback_costs_its_own_work_alone(run, monkeypatch):
 
 
 def test_a_remote_model_that_means_harm_and_answers_nothing_at_times(run, serve, tmp_path):
-    texts = cycle(["", HARM, "A fine answer.", "Another."])
+    texts = cycle(["", HARM, HARM, HARM])
     server = serve(lambda request: completion(next(texts)))
     result = run("a", f"m@{server.url}", n=2, whole=True)
     page = (tmp_path / "out" / "comparison.html").read_text()
