@@ -52,7 +52,7 @@ def judge(
 
     Example: sawyer judge pairs.jsonl --rater length --rater random --out labels.jsonl
 
-    Example: sawyer judge pairs.csv --model smollm2 --template pairwise-direct --out labels.jsonl --page agreement.html
+    Example: sawyer judge pairs.csv --model smollm2 --read forced --out labels.jsonl --page agreement.html
 
     Example: sawyer judge pairs.jsonl --endpoint http://localhost:8000/v1 --model qwen3-8b --tries 3 --out labels.jsonl
 

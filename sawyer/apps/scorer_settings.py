@@ -52,8 +52,8 @@ class ScorerSettings(Settings):
     """With --judge-form: a template of your own, a YAML file."""
     judge_rubric_file: str | None = None
     """With --judge-form rubric: a YAML file of criteria with weights."""
-    judge_read: Literal["text", "tokens"] = "text"
-    """With --judge-form: the verdict that is written, or its mean under the tokens' probabilities."""
+    judge_read: Literal["text", "tokens", "forced"] = "text"
+    """With --judge-form: the verdict that is written, its mean by the tokens' chances, or that with no other word."""
     judge_samples: int = Field(default=1, ge=1)
     """With --judge-form: answers to each question, of which the mean counts."""
     judge_temperature: FiniteFloat = Field(default=0.0, ge=0)

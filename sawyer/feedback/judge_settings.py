@@ -10,6 +10,7 @@ from pydantic import Field, FiniteFloat, ValidationError, model_validator
 from sawyer.errors import SawyerError
 from sawyer.feedback.asking import check_asking
 from sawyer.feedback.judge_template import JudgeTemplate, load_template
+from sawyer.feedback.judge_verdicts import FORCED
 from sawyer.feedback.rubric import Rubric, load_rubric
 from sawyer.settings import InputFile, Settings
 
@@ -26,8 +27,9 @@ class JudgeForm(Settings):
     """Or a template of your own, a YAML file."""
     rubric_file: Annotated[str | None, InputFile(folder=False)] = None
     """Form rubric: a YAML file of criteria with weights; the built-in ones when left out."""
-    read: Literal["text", "tokens"] = "text"
-    """text: the verdict that the judge writes; tokens: its mean under the probabilities of the tokens there."""
+    read: Literal["text", "tokens", "forced"] = "text"
+    """text: the verdict that the judge writes; tokens: its mean by the probabilities of the tokens there; forced: that
+    mean where a local model may write nothing but a verdict."""
     both_orders: bool = False
     """Ask each question about several answers twice, their order reversed, and take the mean."""
     samples: int = Field(default=1, ge=1)
@@ -61,6 +63,11 @@ class JudgeForm(Settings):
             raise ValueError(f"`rubric_file` is for `form: rubric`, not for {self.form}")
         if self.read == "tokens" and self.form == "rubric":
             raise ValueError("`read: tokens` reads one verdict, and a rubric has several; take `read: text`")
+        if self.read == "forced":
+            if self.form not in FORCED:
+                raise ValueError(f"`read: forced` is for {', '.join(FORCED)}, not for {self.form}")
+            if (self.samples, self.temperature, self.tries) != (1, 0.0, 1):
+                raise ValueError("`read: forced` draws nothing: leave `samples`, `temperature` and `tries` as they are")
         return self
 
     def question(self) -> JudgeTemplate:

@@ -23,6 +23,13 @@ LETTERS = {"A": 1.0, "B": 0.0, "C": 0.5}
 """What a verdict on two answers means for the one shown first."""
 RATINGS = tuple(str(number) for number in range(1, 11))
 SCALE = tuple(str(number) for number in range(1, 10))
+FORCED: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "pairwise": (tuple(LETTERS), "[[", "]]"),
+    "scale": (SCALE, '{"score": ', "}"),
+    "pointwise": (RATINGS, "[[", "]]"),
+}
+"""Of the forms that have few verdicts: all of them, and what stands before and after one in an answer that is nothing
+else."""
 MIDDLE, HALF = 5.0, 8.0
 """Of the preference scale of 1 to 9: where it is even, and how long it is."""
 

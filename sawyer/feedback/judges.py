@@ -17,7 +17,7 @@ from sawyer.feedback.asking import Answer, Asker
 from sawyer.feedback.judge_settings import JudgeForm
 from sawyer.feedback.judge_template import block
 from sawyer.feedback.protocol import uniform, win_rates
-from sawyer.feedback.token_verdicts import check_tells_tokens, token_reader
+from sawyer.feedback.token_verdicts import check_tells_tokens, forced, token_reader
 from sawyer.rollout.protocol import Engine
 
 UNREADABLE = -1.0
@@ -72,7 +72,7 @@ def make_judge(engine: Engine, settings: JudgeForm, seed: int = 0) -> FormJudge:
     """The judge that the settings describe.
 
     Raises:
-        SawyerError: verdicts are to be read from tokens, and the engine tells none.
+        SawyerError: verdicts are to be read from tokens, or forced, and the engine cannot do that.
     """
     kinds: dict[str, Callable[[Engine, JudgeForm, int], FormJudge]] = {
         "pairwise": PairJudge,
@@ -94,7 +94,7 @@ class _Asking:
         if settings.read == "tokens":
             check_tells_tokens(engine)  # before anything is asked
         self.asker = Asker(
-            engine,
+            forced(engine, *verdicts.FORCED[settings.form]) if settings.read == "forced" else engine,
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
             samples=settings.samples,
@@ -127,7 +127,7 @@ class _Asking:
                 return None if verdict is None else value(verdict.symbol)
 
             return _opinions(self.asker.ask(questions, parse))
-        reader = token_reader(self.engine, find, options, ending)
+        reader = token_reader(self.asker.engine, find, options, ending)
 
         def expected(prompts: Any, completions: Any) -> list[float | None]:
             chances = reader(prompts, completions)
@@ -263,7 +263,7 @@ class ChoiceJudge(_OrderedJudge):
     def _votes(self, questions: Sequence[Prompt], options: Sequence[str]) -> list[list[Answer[list[float]]]]:
         find = verdicts.choice(len(options))
         if self.settings.read == "tokens":
-            reader = token_reader(self.engine, find, options, "]]")
+            reader = token_reader(self.asker.engine, find, options, "]]")
 
             def by_tokens(prompts: Any, completions: Any) -> list[list[float] | None]:
                 return [None if own is None else list(own.values()) for own in reader(prompts, completions)]

@@ -2,8 +2,9 @@
 
 The judge answers as always; then, where it wrote its verdict, the probabilities of all verdicts are read and brought to
 a sum of 1. A local model is run once more up to there, and an option of several tokens has the product of theirs
-(`rollout.choices`). An endpoint tells the likeliest tokens in each place (`top_logprobs`, at most 20): what is not
-among them counts 0, and of the options of several tokens only those that begin as the written one does are told apart.
+(`rollout.choices`); it may also be allowed to write nothing but a verdict (`forced`). An endpoint tells the likeliest
+tokens in each place (`top_logprobs`, at most 20): what is not among them counts 0, and of the options of several tokens
+only those that begin as the written one does are told apart.
 """
 
 from __future__ import annotations
@@ -29,11 +30,31 @@ def check_tells_tokens(engine: Engine) -> None:
     if isinstance(inner, ApiEngine):
         if not inner.tops:
             raise SawyerError("verdicts are read from tokens only if the endpoint is asked for alternatives (`tops`)")
-    elif not _is_local(inner):
+    elif not _is_local(inner) and not _chooses(inner):
         raise SawyerError(
             f"verdicts cannot be read from the tokens of a {type(inner).__name__}: take the torch engine or an "
             "endpoint, or read the text"
         )
+
+
+def forced(engine: Engine, options: Sequence[str], opening: str, ending: str) -> Engine:
+    """An engine whose answer is a verdict and nothing else: the likeliest, with the chances of all.
+
+    Raises:
+        SawyerError: the engine is not the torch engine.
+    """
+    inner = _inner(engine)
+    if not _is_local(inner):
+        raise SawyerError(
+            f"a verdict can be forced of the torch engine alone, and not of a {type(inner).__name__}; read the text or "
+            "the tokens"
+        )
+    from sawyer.rollout.choices import ChoiceEngine
+
+    choosing = ChoiceEngine(inner, options, opening, ending)  # type: ignore[arg-type]  # `_is_local`
+    if isinstance(engine, KeptEngine):
+        return engine.around(choosing, [list(options), opening, ending])
+    return choosing
 
 
 def token_reader(
@@ -58,7 +79,8 @@ def token_reader(
         beginnings = [completions[i].text[: spot.start] for i, spot in enumerate(spots) if spot is not None]
         chances = choice_probabilities(inner, [prompts[i] for i in where], beginnings, options, ending)  # type: ignore[arg-type]  # `_is_local`
         for i, own in zip(where, chances, strict=True):
-            found[i] = None if own is None else dict(zip(options, own, strict=True))
+            sound = own is not None and all(map(math.isfinite, own))
+            found[i] = dict(zip(options, own, strict=True)) if own is not None and sound else None
         return found
 
     def of_endpoint(_: Sequence[Prompt], completions: Sequence[Completion]) -> list[dict[str, float] | None]:
@@ -121,6 +143,12 @@ def _beginning(text: str, options: Sequence[str]) -> str | None:
 
 def _inner(engine: Engine) -> object:
     return engine.engine if isinstance(engine, KeptEngine) else engine
+
+
+def _chooses(inner: object) -> bool:
+    from sawyer.rollout.choices import ChoiceEngine
+
+    return isinstance(inner, ChoiceEngine)
 
 
 def _is_local(inner: object) -> bool:

@@ -75,6 +75,10 @@ class KeptEngine:
             keep_failed=keep_failed,
         )
 
+    def around(self, engine: Engine, identity: Any) -> KeptEngine:
+        """Another engine, that depends on this one's and on more, in the same folder."""
+        return KeptEngine(engine, self._folder, [self._identity, identity], journal=self._journal, title=self._title)
+
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
         """New weights would answer otherwise than what was kept.
 
