@@ -31,6 +31,7 @@ PAGES = [
     ROOT / "recipes" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+HOW_TO = ROOT / "docs" / "how-to"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 VARIABLE = re.compile(r"^(\w+=\S* )+")
 TINY = {
@@ -131,7 +132,11 @@ def test_the_commands_of_the_readme_do_what_it_says(command, saved_policy, tmp_p
     assert len(read_records(tmp_path / "data" / "uf" / "train.jsonl")) == 3
 
 
-LOCAL = [line for line in commands("sawyer", [ROOT / "docs" / "how-to.md"]) if words(line)[0] == "generate"]
+LOCAL = [
+    line
+    for line in commands("sawyer", [HOW_TO / "generation.md", HOW_TO / "training.md"])
+    if words(line)[0] == "generate"
+]
 LOCAL = [line for line in LOCAL if "--endpoint" not in line]
 
 
@@ -161,7 +166,7 @@ def test_commands_on_data_of_the_docs_run(command, tmp_path, monkeypatch):
     write_rows("reward-bench.parquet", PUBLISHED["allenai/reward-bench"])
     scored = [{**layouts.gpt4_llm(7.0, 9.0, 2.0), "user_input": f"### Instruction:\nAdd {i}."} for i in range(40)]
     write_rows("comparison_data_v2.json", scored)
-    lines = [line for line in commands("sawyer", [ROOT / "docs" / "how-to.md"]) if words(line)[0] == "data"]
+    lines = [line for line in commands("sawyer", [HOW_TO / "data.md"]) if words(line)[0] == "data"]
     assert [verb_of(line)[1] for line in lines] == ["build", "stats", "show", "check", "build", "build"]
     for line in lines:
         code, _, err = command(*words(line), *(["--tokenizer", "words"] if verb_of(line)[1] == "stats" else []))
@@ -173,7 +178,7 @@ def test_commands_on_data_of_the_docs_run(command, tmp_path, monkeypatch):
 
 def test_agreement_of_the_docs_is_measured(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page = [ROOT / "docs" / "how-to.md"]
+    page = [HOW_TO / "ai-feedback.md"]
     Path("labels.csv").write_text(blocks("csv", page)[0])
     Path("people.csv").write_text("id,score\n1,4\n2,5\n3,1\n")
     write_rows("judge.jsonl", [{"id": i, "score": 2 * i} for i in range(1, 4)])
@@ -236,7 +241,7 @@ def test_make_targets_named_in_the_docs_exist():
 
 
 def test_the_table_of_published_sets_has_them_all():
-    page = (ROOT / "docs" / "how-to.md").read_text()
+    page = (HOW_TO / "data.md").read_text()
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
     for name, one in PUBLIC_SETS.items():
         assert one.settings.model_fields["hub"].default in rows[name]
