@@ -285,7 +285,7 @@ def test_the_commands_of_the_docs_run(command, serve, saved_policy):
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
     write_rows("pairs.jsonl", [{"prompt": "Why?", "a": "So.", "b": "Because.", "ann": "B"}] * 2)
-    page = (ROOT / "docs" / "how-to.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "ai-feedback.md").read_text()
     lines = [line.split()[1:] for line in page.splitlines() if line.startswith("sawyer judge ")]
     assert len(lines) == 3
     named = {"http://localhost:8000/v1": server.url, "smollm2": str(model)}
