@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from sawyer.data.verifiable import make_prompts
 from sawyer.feedback.annotator import SimulatedAnnotator
 from sawyer.feedback.rules import VerifiableReward
-from sawyer.pipeline.stages import data, dpo, label
+from sawyer.pipeline.stages import _label_annotator, data, dpo, label
 from sawyer.pipeline.stages.iterate import Settings
 
 NEEDS = {"model": "base", "data": "prompts", "reward": "reward"}
@@ -45,7 +45,7 @@ def test_extremes_are_the_ends_of_rankings():
     texts[4] = ["the same", "the same"]  # nothing to compare
     annotator = SimulatedAnnotator(VerifiableReward())
     rankings, extremes = (
-        label._rankings(label.Settings(data="answers", form=form), annotator, prompts, texts, 0)
+        _label_annotator.rankings(label.Settings(data="answers", form=form), annotator, prompts, texts, 0)
         for form in ("rankings", "extremes")
     )
     assert [len(c.completions) for c in rankings] == [4, 3, 4, 3]
