@@ -203,7 +203,7 @@ class Bench:
         return [[Reading(**one) for one in own] for own in kept["rows"]], kept["why"]
 
     def embeddings(
-        self, embedder: Embedder, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]
+        self, embedder: AnswerEmbedder, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]
     ) -> NDArray[np.float32]:
         """`[C, D]` a vector for each text, prompt after prompt."""
         asked = [[list(prompt.prompt), list(own)] for prompt, own in zip(prompts, texts, strict=True)]
@@ -237,8 +237,8 @@ def missing(model: Compared, answers: Answers) -> dict[int, str]:
     return {i: error for i, error in reversed(failed)}
 
 
-class Embedder:
-    """Vectors of texts, from the last hidden states of a language model: see `trees.embed.mean_states`."""
+class AnswerEmbedder:
+    """Vectors of answers behind their prompts, from the last hidden states of a policy (`trees.embed.mean_states`)."""
 
     def __init__(self, name: str, *, precision: str, token_budget: int, device: torch.device | str) -> None:
         self.name, self.precision = name, precision

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sawyer import __version__
-from sawyer.apps.answering import Answers, Bench, Embedder, missing
+from sawyer.apps.answering import Answers, Bench, AnswerEmbedder, missing
 from sawyer.apps.compare_request import Request, check, check_remote, drawn, held_out, shared_with_training
 from sawyer.apps.compared_models import Compared, find_models
 from sawyer.apps.decodings import decodings_of
@@ -223,7 +223,7 @@ def _embed(work: _Work, bench: Bench, rows: dict[tuple, dict[str, Any]]) -> None
     """Embeddings of all answers, where prompts have several."""
     if work.embedder is None or all(one["samples"] * len(one["seeds"]) < 2 for one in work.drawn):
         return
-    embedder = Embedder(work.embedder, **_how(work))
+    embedder = AnswerEmbedder(work.embedder, **_how(work))
     for model in work.models:
         cells, answers = work.together(model)
         texts = [[one.text for one in own] for own in answers]
