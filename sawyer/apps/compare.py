@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sawyer import __version__
-from sawyer.apps.answering import Answers, Bench, AnswerEmbedder, missing
+from sawyer.apps.answering import AnswerEmbedder, Answers, Bench, missing
 from sawyer.apps.compare_request import Request, check, check_remote, drawn, held_out, shared_with_training
 from sawyer.apps.compared_models import Compared, find_models
 from sawyer.apps.decodings import decodings_of
