@@ -25,7 +25,7 @@ from sawyer.data.records import Prompt
 from sawyer.errors import SawyerError
 from sawyer.evals import comparison as arithmetic
 from sawyer.evals.comparison_sentences import headline, sentences
-from sawyer.models.locate import resolve
+from sawyer.models.locate import locate, resolve
 from sawyer.pipeline.disk import disk_errors
 from sawyer.pipeline.files import digest, read_json, write_json
 from sawyer.pipeline.progress import Voice
@@ -116,6 +116,9 @@ def _prepared(request: Request, voice: Voice) -> _Work:
     local = next((model for model in models if not model.is_remote), None)
     reference = request.reference or (local.places[0] if local is not None else None)
     embedder = request.embedder or reference
+    places = {place for model in models if not model.is_remote for place in model.places}
+    for place in sorted(places | {place for place in (reference, embedder) if place is not None}):
+        locate(place)  # one that cannot be fetched is refused before another has answered
     work = _Work(
         request,
         models,

@@ -153,6 +153,12 @@ def test_what_was_interrupted_goes_on_and_ends_alike(run, monkeypatch):
     assert len(made) == 1, "the first model's answers were kept"
 
 
+def test_a_model_that_cannot_be_fetched_is_refused_before_another_answers(run, monkeypatch):
+    monkeypatch.setattr(work.Bench, "answers", lambda *arguments: pytest.fail("a model answered"))
+    with pytest.raises(SawyerError, match="nomodel is not a local folder and could not be fetched"):
+        run("a", "nomodel")
+
+
 def test_another_model_or_feedback_costs_its_own_work_alone(run, monkeypatch):
     run("a", "b")
     made = stopping_after(0, monkeypatch)
