@@ -7,6 +7,7 @@ is a draw, or a rating of -1.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -136,14 +137,14 @@ class _Asking:
         return _opinions(self.asker.read(questions, expected))
 
 
-class _OrderedJudge(_Asking):
+class _OrderedJudge(_Asking, ABC):
     """A judge for whom (a, b) and (b, a) are two questions."""
 
     sees_order = True
 
+    @abstractmethod
     def opinions(self, prompts: Sequence[Prompt], pairs: Sequence[tuple[str, str]]) -> list[Opinion]:
         """P(the first of a pair is better), asked once, the first shown first."""
-        raise NotImplementedError
 
     def verdicts(self, prompts: Sequence[Prompt], pairs: Sequence[tuple[str, str]]) -> list[list[float | None]]:
         """For each pair its games, one or two: P(the first is better), None without a verdict.

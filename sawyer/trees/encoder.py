@@ -5,6 +5,7 @@ Shapes: T packed tokens, C completions, R trees, L tokens of the longest sequenc
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from sawyer.trees.model import TreeModel
 from sawyer.trees.tree import TokenTree, TreeBatch
 
 
-class EncoderReward(TreeModel):
+class EncoderReward(TreeModel, ABC):
     """What the two kinds have in common. The tokens of a row count a prompt once, as they do for decoders."""
 
     @property
@@ -33,9 +34,9 @@ class EncoderReward(TreeModel):
         """`[C]` float32: one score a completion."""
         return self.outputs(batch)[:, 0]
 
+    @abstractmethod
     def outputs(self, batch: TreeBatch) -> torch.Tensor:
         """`[C, O]` float32: all outputs of the head."""
-        raise NotImplementedError
 
     def padded(self, sequences: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """`[C, L]` sequences padded on the right, and the mask that says where they are."""
